@@ -1,0 +1,75 @@
+"""How sure a set is: what halves of the data agree on, and what shuffled labels would give."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from precise_shield.core.masks import Masks
+from precise_shield.core.moments import FOLDS
+from precise_shield.identify.collect import Stats
+from precise_shield.identify.select import Draws, Place, Selection, contrast, named_sets
+
+
+def _arms(harmful: Float[Tensor, "draws folds"], benign: Float[Tensor, "draws folds"]) -> Draws:
+    """Folds of each arm under their own labels."""
+    none = torch.zeros_like(harmful)
+    return Draws(torch.cat([harmful, none], 1), torch.cat([none, benign], 1))
+
+
+def halves(draws: int, seed: int, folds: int = FOLDS) -> tuple[Draws, Draws]:
+    """Random splits of the groups into two halves."""
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.rand(draws, folds, generator=generator).argsort(1)
+    first = (order < folds // 2).double()
+    return _arms(first, first), _arms(1 - first, 1 - first)
+
+
+def bootstrap(draws: int, seed: int, folds: int = FOLDS) -> Draws:
+    """Folds drawn with replacement, the same for both arms."""
+    generator = torch.Generator().manual_seed(seed)
+    picks = torch.randint(folds, (draws, folds), generator=generator)
+    counts = torch.nn.functional.one_hot(picks, folds).sum(1).double()
+    return _arms(counts, counts)
+
+
+def shuffled(draws: int, seed: int, folds: int = FOLDS) -> Draws:
+    """Harmful and benign exchanged in a random half of the folds: labels without meaning.
+
+    Exactly half of the folds keep their labels, so that nothing of the contrast is left.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.rand(draws, folds, generator=generator).argsort(1)
+    keep = (order < folds // 2).double()
+    return Draws(torch.cat([keep, 1 - keep], 1), torch.cat([1 - keep, keep], 1))
+
+
+def drawn_sets(
+    stats: Stats,
+    places: Iterable[Place],
+    choice: Selection,
+    anchor: str,
+    draws: Callable[[int], Draws],
+) -> dict[str, Masks]:
+    """Every named set under draws of the data; `draws(i)` is asked anew for the i-th language.
+
+    Give a constant function where all languages must be cut alike (halves), and one that
+    depends on i where they must be independent (shuffled labels).
+    """
+    places = list(places)
+    number = {language: i for i, language in enumerate(sorted({lang for lang, _ in places}))}
+    cells = {place: contrast(stats, place, choice, draws(number[place[0]])) for place in places}
+    return named_sets(cells, anchor)
+
+
+def split_half(first: Mapping[str, Masks], second: Mapping[str, Masks]) -> dict[str, float]:
+    """Mean Jaccard agreement of each set between two halves; NaN where both are empty."""
+    return {name: _mean(mask.jaccard(second[name])) for name, mask in first.items()}
+
+
+def _mean(values: Float[Tensor, " draws"]) -> float:
+    known = values[~values.isnan()]
+    return float(known.mean()) if len(known) else float("nan")

@@ -1,0 +1,61 @@
+"""Overlap is judged against what chance gives."""
+
+import pytest
+import torch
+
+from precise_shield.analyse.overlap import expected_share, overlap
+from precise_shield.core.controls import matched_random
+from precise_shield.core.masks import Masks
+from precise_shield.core.sites import NeuronSet, Site
+
+WIDTHS = {Site("text", 0): 40, Site("text", 1): 30}
+A = NeuronSet.of({Site("text", 0): range(10), Site("text", 1): range(4)})
+B = NeuronSet.of({Site("text", 0): range(5, 15), Site("text", 1): range(20, 23)})
+
+
+def test_expected_share_is_what_random_sets_give():
+    """Ten of 40 and three of 30: (10 x 10/40 + 4 x 3/30) / 14."""
+    assert expected_share(A, B, WIDTHS) == pytest.approx((2.5 + 0.4) / 14)
+    empty = NeuronSet.of({})
+    generator = torch.Generator().manual_seed(0)
+    shares = []
+    for _ in range(400):
+        drawn = {
+            s: torch.randperm(w, generator=generator)[: len(B.units[s])].tolist()
+            for s, w in WIDTHS.items()
+        }
+        shares.append(A.share_of(NeuronSet.of(drawn)))
+    assert sum(shares) / len(shares) == pytest.approx((2.5 + 0.4) / 14, abs=0.02)
+    assert expected_share(empty, B, WIDTHS) != expected_share(empty, B, WIDTHS)  # NaN
+
+
+def draws(seeds, size):
+    """Random sets of a size, as shuffled labels would give them."""
+    generator = torch.Generator().manual_seed(seeds)
+    values = {}
+    for site, width in WIDTHS.items():
+        values[site] = torch.rand(99, width, generator=generator).argsort(1) < size
+    return Masks(values)
+
+
+def measured(a, b):
+    return overlap(
+        "a", "b", {"a": a, "b": b}, WIDTHS, {"b": draws(0, 5)},
+        ({"a": Masks.constant(a, WIDTHS)}, {"a": Masks.constant(a, WIDTHS)}),
+    )  # fmt: skip
+
+
+def test_a_shared_set_is_above_chance_and_a_random_one_is_not():
+    shared = measured(A, A)
+    assert (shared.share, shared.jaccard, shared.ceiling) == (1.0, 1.0, 1.0)
+    assert shared.p_value == pytest.approx(0.01)
+    other = measured(A, matched_random(A, WIDTHS, seed=3))
+    assert other.share == 0.0  # from the complement: nothing shared at all
+    assert other.p_value is not None
+    assert other.p_value > 0.5
+
+
+def test_an_empty_set_has_no_overlap_figure():
+    row = measured(NeuronSet.of({}), A)
+    assert (row.share, row.p_value, row.chance_random) == (None, None, None)
+    assert row.shared == 0

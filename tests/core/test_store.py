@@ -1,0 +1,73 @@
+"""Stages are written once, whole or not at all, and keyed by what made them."""
+
+import json
+
+import pytest
+
+from precise_shield.core.errors import StoreError
+from precise_shield.core.store import RunStore, digest
+
+
+def test_equal_inputs_meet_the_same_stage_and_other_inputs_do_not(tmp_path):
+    store = RunStore(tmp_path)
+    first = store.stage("identify", {"p": 0.03, "model": "a"})
+    assert store.stage("identify", {"model": "a", "p": 0.03}).folder == first.folder
+    assert store.stage("identify", {"p": 0.05, "model": "a"}).folder != first.folder
+    assert digest({"a": 1}) != digest({"a": 1.5})
+
+
+def test_a_finished_stage_is_reused_and_never_rewritten(tmp_path):
+    stage = RunStore(tmp_path).stage("explain", {})
+    with stage.writing():
+        stage.write_json("out.json", {"x": 1})
+    again = RunStore(tmp_path).stage("explain", {})
+    assert again.reused
+    assert again.read_json("out.json") == {"x": 1}
+    with pytest.raises(StoreError, match="written once"), again.writing():
+        pass
+
+
+def test_an_interrupted_stage_is_not_done_and_keeps_what_it_wrote(tmp_path):
+    stage = RunStore(tmp_path).stage("respond", {})
+    with pytest.raises(KeyboardInterrupt), stage.writing():
+        stage.write_json("part.json", [1])
+        raise KeyboardInterrupt
+    again = RunStore(tmp_path).stage("respond", {})
+    assert not again.done
+    assert again.read_json("part.json") == [1]
+
+
+def test_a_folder_that_cannot_be_written_gives_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    stage = RunStore(tmp_path / "file").stage("identify", {})
+    with (
+        pytest.raises(StoreError, match=r"cannot write under .*choose another --out"),
+        stage.writing(),
+    ):
+        pass
+
+
+def test_a_full_disk_gives_one_sentence(tmp_path):
+    stage = RunStore(tmp_path).stage("identify", {})
+    with pytest.raises(StoreError, match="No space left"), stage.writing():
+        raise OSError(28, "No space left on device")
+    assert not stage.done
+
+
+def test_damaged_artefacts_say_so(tmp_path):
+    stage = RunStore(tmp_path).stage("explain", {})
+    with stage.writing():
+        stage.write_json("out.json", 1)
+    stage.path("out.json").write_text("{")
+    with pytest.raises(StoreError, match="damaged"):
+        stage.read_json("out.json")
+    with pytest.raises(StoreError, match="missing"):
+        stage.read_json("other.json")
+
+
+def test_the_record_says_what_made_a_stage(tmp_path):
+    stage = RunStore(tmp_path).stage("explain", {"p": 0.03})
+    with stage.writing():
+        pass
+    assert stage.record().made_by == {"p": 0.03}
+    assert json.loads(stage.path("stage.json").read_text())["peak_memory_mb"] > 0
