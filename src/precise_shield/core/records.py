@@ -119,16 +119,21 @@ class Verdict:
     label: Label
 
 
-def write_rows(path: Path, rows: Iterable[Any]) -> None:
+def write_rows(path: Path, rows: Iterable[Any], *, append: bool = False) -> None:
     """Write dataclass rows as JSON Lines; fields that are None are left out."""
-    with path.open("w", encoding="utf-8") as out:
+    with path.open("a" if append else "w", encoding="utf-8") as out:
         for row in rows:
             kept = {key: value for key, value in asdict(row).items() if value is not None}
             out.write(json.dumps(kept, ensure_ascii=False) + "\n")
 
 
-def read_rows(path: Path, kind: type[T]) -> Iterator[T]:
+def read_rows(path: Path, kind: type[T], *, cut_off: bool = False) -> Iterator[T]:
     """Read back what `write_rows` wrote.
+
+    Args:
+        path: the table.
+        kind: dataclass of a row.
+        cut_off: leave out a last line without an end: its writer was killed within it.
 
     Raises:
         DataError: a line is no JSON object, or has fields that `kind` does not know.
@@ -136,6 +141,8 @@ def read_rows(path: Path, kind: type[T]) -> Iterator[T]:
     known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
+            if cut_off and not line.endswith("\n"):
+                return
             try:
                 row = json.loads(line)
                 unknown = sorted(row.keys() - known)

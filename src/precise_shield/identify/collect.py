@@ -165,7 +165,7 @@ def collect(
         DataError: an example has no token at a wanted position.
     """
     stats = Stats({site: spot.column_norms() for site, spot in bound.sites.items()})
-    with torch.inference_mode():
+    with torch.no_grad():
         for batch in batches:
             with _reading(bound, batch, stats):
                 batch.run()

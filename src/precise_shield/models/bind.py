@@ -53,7 +53,9 @@ class BoundSite:
     def column_norms(self) -> Float[Tensor, " width"]:
         """L2 norm of what each unit writes, `‖W_down[:, i]‖₂`, float64 on CPU (Eq. 5)."""
         down = next(own for own in self.owned if own.role == "down")
-        return down.weight.detach().to("cpu", torch.float64).norm(dim=1 - down.dim)
+        weight = down.weight.detach().to("cpu", torch.float64)
+        norms: Tensor = torch.linalg.vector_norm(weight, dim=1 - down.dim)
+        return norms
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,8 @@ def bind(model: PreTrainedModel, towers: Iterable[Tower] = ("text",)) -> BoundMo
         layout = layouts[tower]
         blocks = resolve(model, layout.layers, tower)
         for index, block in enumerate(blocks.children()):
+            if layout.having is not None and layout.having not in dict(block.named_children()):
+                continue
             bound[Site(tower, index)] = _bind_block(block, layout, tower, names)
     return BoundModel(model, bound)
 

@@ -39,6 +39,10 @@ class Layout:
     fused: bool = False
     """`up` is a single weight with the gate half stacked over the up half; `gate` is None."""
 
+    having: str | None = None
+    """Blocks without this child are passed over. Mllama's cross-attention blocks do not run
+    for a prompt without a picture, so their neurons cannot be compared across prompts."""
+
 
 _LAYOUTS: dict[str, Mapping[Tower, Layout]] = {}
 
@@ -74,9 +78,35 @@ def layouts_for(model_type: str) -> Mapping[Tower, Layout]:
 
 _DECODER = Layout("model.layers")
 _NESTED = Layout("model.language_model.layers")
-_CLIP = Layout("model.vision_tower.encoder.layers", down="mlp.fc2", gate=None, up="mlp.fc1")
+
+
+def _plain(layers: str, down: str = "mlp.fc2", up: str = "mlp.fc1") -> Layout:
+    return Layout(layers, down=down, gate=None, up=up)
+
 
 register("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "olmo2", text=_DECODER)
 register("phi3", text=Layout("model.layers", gate=None, up="mlp.gate_up_proj", fused=True))
-register("gpt2", text=Layout("transformer.h", down="mlp.c_proj", gate=None, up="mlp.c_fc"))
-register("llava", text=_NESTED, vision=_CLIP)
+register("gpt2", text=_plain("transformer.h", "mlp.c_proj", "mlp.c_fc"))
+register(
+    *("llava", "llava_next", "llava_onevision", "gemma3", "paligemma"),
+    text=_NESTED,
+    vision=_plain("model.vision_tower.encoder.layers"),
+)
+register("internvl", text=_NESTED, vision=_plain("model.vision_tower.encoder.layer"))
+register("qwen2_vl", text=_NESTED, vision=_plain("model.visual.blocks"))
+register("qwen2_5_vl", text=_NESTED, vision=Layout("model.visual.blocks"))
+register(
+    "qwen3_vl",
+    text=_NESTED,
+    vision=_plain("model.visual.blocks", "mlp.linear_fc2", "mlp.linear_fc1"),
+)
+register(
+    *("idefics3", "smolvlm"),
+    text=Layout("model.text_model.layers"),
+    vision=_plain("model.vision_model.encoder.layers"),
+)
+register(
+    "mllama",
+    text=Layout("model.language_model.layers", having="self_attn"),
+    vision=_plain("model.vision_model.transformer.layers"),
+)

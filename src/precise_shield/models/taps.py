@@ -13,8 +13,9 @@ from precise_shield.core.sites import Site
 from precise_shield.models.bind import BoundModel
 
 TapFn = Callable[[Site, Tensor], Tensor | None]
-"""Called as `fn(site, acts)`, acts `[batch, pos, width]`. Return None to look on,
-a tensor of the same shape to put in its place; never write into `acts` itself."""
+"""Called as `fn(site, acts)`, acts `[batch, pos, width]`, or `[patches, width]` in a vision
+tower that packs its pictures. Return None to look on, a tensor of the same shape to put in
+its place; never write into `acts` itself."""
 
 SidePath = Callable[[Tensor, Tensor], Tensor]
 """Called as `fn(x, y)` with a projection's input and output; returns the output to use."""

@@ -1,0 +1,145 @@
+"""A strengthened model in a folder that plain transformers loads, with its proof and its limits."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import PreTrainedTokenizerBase
+
+from precise_shield.align.receipt import StoredReceipt
+from precise_shield.align.sparse import SparseDelta, expect
+from precise_shield.core.errors import StoreError
+from precise_shield.models.bind import BoundModel
+
+COPIED = (
+    *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt"),
+    *("*.model", "*.tiktoken", "chat_template*", "preprocessor_config.json"),
+    *("processor_config.json", "video_preprocessor_config.json"),
+    *("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*"),
+)
+"""Files of the base model that go along byte for byte: saving them afresh can change them."""
+
+THREAT_MODEL = """\
+This model refuses more harmful requests of the kinds in the table, from people who can only
+send it prompts. It is no content filter, and it is not safe in general.
+
+- **Only what the table shows was measured.** Other languages, other kinds of picture, other
+  attacks and longer conversations may fare worse than the base model.
+- **Refusing everything also lowers an attack's success.** Read refusals of benign requests
+  beside it.
+- **Whoever holds the weights can undo this.** The change is sparse: comparing these weights
+  with the base model's shows all of it, and a few fine-tuning steps can remove it.
+- **The base model's licence and limits still hold.**
+"""
+
+
+@dataclass(frozen=True)
+class Card:
+    """What the model card says beside the receipt and the threat model."""
+
+    title: str
+    base: str
+    """Name of the base model as people know it; no path of this machine."""
+    base_revision: str | None
+    table: str
+    """Markdown table of what was measured, base and strengthened, with intervals."""
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    """How it was made: data fingerprints, seeds, settings, versions."""
+
+    def markdown(self, stored: StoredReceipt) -> str:
+        """The card, with a front matter that model hubs read."""
+        front: dict[str, Any] = {"library_name": "transformers", "tags": ["safety"]}
+        if "/" in self.base and not Path(self.base).is_absolute():
+            front["base_model"] = self.base
+        receipt = stored.receipt
+        share = receipt.changed_weights / receipt.model_parameters
+        trained = receipt.trained_with_a / receipt.model_parameters
+        revision = "" if self.base_revision is None else f" at revision `{self.base_revision}`"
+        recipe = yaml.safe_dump(dict(self.recipe), sort_keys=False, allow_unicode=True)
+        return f"""---
+{yaml.safe_dump(front, sort_keys=False).strip()}
+---
+
+# {self.title}
+
+`{self.base}`{revision} with {receipt.neurons:,} neurons trained to refuse harmful requests.
+{receipt.trained_with_a:,} parameters were trained ({trained:.3%} of the model's size) and
+{receipt.changed_weights:,} weights differ ({share:.3%}). Every other weight is bit for bit the
+base model's; `receipt.json` holds the proof.
+
+## Measured
+
+{self.table.strip()}
+
+## What to expect, and what not
+
+{THREAT_MODEL}
+## Recipe
+
+```yaml
+{recipe.strip()}
+```
+"""
+
+
+def export_merged(
+    bound: BoundModel,
+    folder: Path,
+    *,
+    delta: SparseDelta,
+    stored: StoredReceipt,
+    card: Card,
+    source: Path,
+    words: PreTrainedTokenizerBase | None = None,
+) -> None:
+    """Write the strengthened model: weights, tokenizer, processor, card and receipt.
+
+    The folder appears complete or not at all. The delta file is not put beside the weights,
+    because servers load every safetensors file of a folder.
+
+    Args:
+        bound: the model with the delta merged in.
+        folder: where to; it must not exist.
+        delta: what was merged.
+        stored: its receipt; checked against the model before anything is written.
+        card: what the model card says.
+        source: folder of the base model, whose tokenizer and processor files are copied.
+        words: saved in their place where `source` has none, as beside a GGUF file.
+
+    Raises:
+        StoreError: `folder` exists, or there is no tokenizer to put beside the weights.
+        ReceiptError: the model does not hold the delta, or something else of it moved.
+    """
+    if folder.exists():
+        raise StoreError(f"{folder} exists and would be overwritten. Choose another folder.")
+    files = list(_companions(source))
+    tokenized = any(file.name.startswith(("tokenizer", "vocab")) for file in files)
+    if not tokenized and words is None:
+        raise StoreError(
+            f"{source} has no tokenizer files to copy, so the model could not be used. Give the"
+            " folder of the base model."
+        )
+    expect(bound, delta, "new")
+    stored.check(bound)
+    part = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    bound.model.save_pretrained(part)
+    if not tokenized and words is not None:
+        words.save_pretrained(part)
+    for file in files:
+        shutil.copyfile(file, part / file.name)
+    (part / "README.md").write_text(card.markdown(stored), encoding="utf-8")
+    stored.save(part / "receipt.json")
+    os.replace(part, folder)
+
+
+def _companions(source: Path) -> Iterator[Path]:
+    found = {file for pattern in COPIED for file in source.glob(pattern) if file.is_file()}
+    return iter(sorted(found))

@@ -1,0 +1,277 @@
+"""The training loop: plain, seeded, and resumable bit for bit from its last checkpoint."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from precise_shield.align.checkpoint import (
+    Progress,
+    load_checkpoint,
+    restore,
+    save_checkpoint,
+    snapshot,
+)
+from precise_shield.align.delta import Deltas
+from precise_shield.align.losses import TrainBatch, answers, benign_logits, check_head, kl_to
+from precise_shield.align.slices import fingerprint
+from precise_shield.align.spec import Batches, FitSpec
+from precise_shield.core.errors import ConfigError, DataError, NumericError
+
+Validate = Callable[[], float]
+"""Called with dropout off; the lower the better (a loss, or minus an endpoint)."""
+
+
+@dataclass(frozen=True)
+class StepInfo:
+    """What one optimiser step did: one line of a metrics file."""
+
+    step: int
+    """Counted from 1."""
+    total: int
+    epoch: int
+    """Counted from 0."""
+    loss: float
+    """What was minimised: NLL, reduced as the spec says, plus weighted KL."""
+    nll: float
+    """Nats an answer token, whatever the reduction."""
+    kl: float | None
+    """KL(base ‖ tuned), nats a benign answer token; None when there was none or it is off."""
+    grad_norm: float
+    """L2 norm before clipping."""
+    learning_rate: float
+    tokens: int
+    """Answer tokens of the step."""
+    seconds: float
+    """Training time since the start, earlier parts of a resumed run included."""
+
+
+OnStep = Callable[[StepInfo], None]
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """How a run went."""
+
+    steps: int
+    losses: tuple[float, ...]
+    """One a step."""
+    seconds: float
+    validations: tuple[float, ...]
+    stopped: Literal["done", "early"]
+    """`early`: validation did not improve any more. The best deltas are in place either way."""
+
+
+def fit(
+    deltas: Deltas,
+    batches: Batches,
+    spec: FitSpec,
+    *,
+    checkpoint: Path | None = None,
+    validate: Validate | None = None,
+    on_step: OnStep | None = None,
+) -> FitResult:
+    """Train `deltas` with AdamW, inside the block of `tuning` that made them.
+
+    The model's own train or eval mode stays as the caller set it; only LoRA's dropout is
+    switched. Runs that were killed continue from `checkpoint`, if it is there, and end bit for
+    bit where an uninterrupted run ends. With `validate` the deltas end at the best validation.
+
+    Raises:
+        NumericError: the loss, the gradient or a validation is NaN or infinite.
+        DataError: there is no batch, or a row without an answer.
+        ConfigError: a batch holds more rows than `micro_batch`, or epochs differ in length.
+        UnsupportedModelError: the output head does something this package does not know of.
+        StoreError: `checkpoint` belongs to another run.
+    """
+    return _Run(deltas, batches, spec, checkpoint, validate, on_step).through()
+
+
+class _Run:
+    """One call of `fit`."""
+
+    def __init__(
+        self,
+        deltas: Deltas,
+        batches: Batches,
+        spec: FitSpec,
+        checkpoint: Path | None,
+        validate: Validate | None,
+        on_step: OnStep | None,
+    ) -> None:
+        self.deltas, self.batches, self.spec = deltas, batches, spec
+        self.checkpoint, self.validate, self.on_step = checkpoint, validate, on_step
+        self.learning = [p for p in deltas.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            self.learning, lr=spec.learning_rate, weight_decay=spec.weight_decay
+        )
+        first = batches(0)
+        if not first:
+            raise DataError("there is no batch to train on. Give rows of the train split.")
+        self.passes = len(first)
+        self.total = spec.total_steps(self.passes)
+        settings = {**asdict(spec), "checkpoint_every": None, "first": fingerprint(first[0].labels)}
+        text = f"{deltas.identity()} {settings} {self.passes}"
+        self.run = hashlib.sha256(text.encode()).hexdigest()
+        self.progress = Progress()
+
+    def through(self) -> FitResult:
+        """Run, or continue, to the end."""
+        progress = self.progress = self._resume()
+        an_epoch = self.spec.steps_an_epoch(self.passes)
+        held, items = 0, self._items(0)
+        with self.deltas.off():  # also when all is done already: a block without a pass fails
+            check_head(self.deltas.bound, items[0].to(self.deltas.bound.device))
+        while not self._over():
+            epoch, place = divmod(progress.step, an_epoch)
+            if epoch != held:
+                held, items = epoch, self._items(epoch)
+            self._step(_group(items, place, self.spec), epoch)
+            self._look(epoch_ends=place == an_epoch - 1)
+        early = progress.finished and progress.step < self.total
+        progress.finished = True
+        self._save()
+        if progress.best:
+            restore(self.deltas, progress.best)
+        return FitResult(
+            progress.step,
+            tuple(progress.losses),
+            progress.seconds,
+            tuple(progress.validations),
+            "early" if early else "done",
+        )
+
+    def _over(self) -> bool:
+        return self.progress.finished or self.progress.step >= self.total
+
+    def _resume(self) -> Progress:
+        if self.checkpoint is None:
+            return Progress()
+        return load_checkpoint(self.checkpoint, self.run, self.deltas, self.optimizer)
+
+    def _save(self) -> None:
+        if self.checkpoint is not None:
+            save_checkpoint(self.checkpoint, self.run, self.progress, self.deltas, self.optimizer)
+
+    def _items(self, epoch: int) -> Sequence[TrainBatch]:
+        items = self.batches(epoch)
+        if len(items) != self.passes:
+            raise ConfigError(
+                f"epoch {epoch} has {len(items)} batches and epoch 0 had {self.passes}. Every"
+                " epoch must have the same number, for the schedule is laid out beforehand."
+            )
+        return items
+
+    def _step(self, group: Sequence[TrainBatch], epoch: int) -> None:
+        """One optimiser step. Dropout depends on seed and step alone, so resuming is exact."""
+        start, spec, step = time.perf_counter(), self.spec, self.progress.step
+        rate = spec.rate_at(step, self.total)
+        for setting in self.optimizer.param_groups:
+            setting["lr"] = rate
+        device = self.deltas.bound.device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(_mixed(spec.seed, step))
+            self.deltas.train()
+            loss, nll, kl = self._accumulate(group)
+            self.deltas.eval()
+        norm = float(
+            torch.nn.utils.clip_grad_norm_(
+                self.learning, math.inf if spec.clip is None else spec.clip
+            )
+        )
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise NumericError(
+                f"step {step + 1}: the loss is {loss:.4g} and its gradient's norm {norm:.4g}."
+                " Lower the learning rate or raise the warm-up; if it is the first step, load"
+                " the model in bfloat16 or float32 and look at the batch."
+            )
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        progress = self.progress
+        progress.step += 1
+        progress.losses.append(loss)
+        progress.seconds += time.perf_counter() - start
+        if self.on_step is not None:
+            tokens = sum(batch.tokens() for batch in group)
+            info = StepInfo(
+                progress.step,
+                self.total,
+                epoch,
+                loss,
+                nll / tokens,
+                kl,
+                norm,
+                rate,
+                tokens,
+                progress.seconds,
+            )
+            self.on_step(info)
+
+    def _accumulate(self, group: Sequence[TrainBatch]) -> tuple[float, float, float | None]:
+        """Backward through every pass of the step; returns loss, summed NLL, KL a token.
+
+        Each pass is divided by the step's own total, so the cut into passes does not matter.
+        """
+        spec, bound = self.spec, self.deltas.bound
+        tokens = sum(batch.tokens() for batch in group)
+        over = tokens if spec.reduction == "mean" else sum(batch.rows for batch in group)
+        benign = sum(int((b.predicting() & b.benign[:, None]).sum()) for b in group)
+        with_kl = spec.kl_weight > 0 and benign > 0
+        nll, kl = 0.0, 0.0
+        for batch in (batch.to(bound.device) for batch in group):
+            drifts = with_kl and bool(batch.benign.any())
+            if drifts:
+                with self.deltas.off():
+                    base = benign_logits(bound, batch)
+            said = answers(bound, batch)
+            one = said.nll()
+            loss = one / over
+            nll += float(one.detach())
+            if drifts:
+                drift: Tensor = kl_to(base, said.logits[said.benign]) / benign
+                loss = loss + spec.kl_weight * drift
+                kl += float(drift.detach())
+            loss.backward()  # type: ignore[no-untyped-call]
+        return nll / over + spec.kl_weight * kl, nll, kl if with_kl else None
+
+    def _look(self, epoch_ends: bool) -> None:
+        """Validate and save where the spec says so."""
+        spec, progress = self.spec, self.progress
+        due = progress.step % spec.validate_every == 0 if spec.validate_every else epoch_ends
+        if self.validate is not None and (due or progress.step == self.total):
+            figure = float(self.validate())
+            if not math.isfinite(figure):
+                raise NumericError(
+                    f"validation after step {progress.step} gave {figure}. A cell of it is empty"
+                    " or undefined; give it examples that can be judged."
+                )
+            progress.validations.append(figure)
+            if progress.stale == 0:
+                progress.best = snapshot(self.deltas)
+            progress.finished = progress.stale >= spec.patience
+        if epoch_ends or progress.step % spec.checkpoint_every == 0:
+            self._save()
+
+
+def _group(items: Sequence[TrainBatch], place: int, spec: FitSpec) -> list[TrainBatch]:
+    first = place * spec.accumulate
+    group = [items[i] for i in range(first, min(first + spec.accumulate, len(items)))]
+    widest = max(batch.rows for batch in group)
+    if widest > spec.micro_batch:
+        raise ConfigError(
+            f"a batch holds {widest} rows and micro_batch is {spec.micro_batch}. Cut the batches"
+            " smaller, or raise micro_batch."
+        )
+    return group
+
+
+def _mixed(seed: int, step: int) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}/{step}".encode()).digest()[:7], "big")

@@ -1,0 +1,145 @@
+"""What a batch teaches: the answer's tokens, and how far benign answers may drift."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from precise_shield.core.errors import DataError, UnsupportedModelError
+from precise_shield.models.bind import BoundModel
+
+IGNORE = -100
+"""Label of every position that is not part of the answer."""
+
+Reduction = Literal["sum", "mean"]
+"""`sum`: tokens summed within an example, examples averaged (Precise Shield, Eq. 12).
+`mean`: averaged over all answer tokens of a step."""
+
+
+@dataclass(frozen=True)
+class TrainBatch:
+    """Encoded rows: what one forward pass takes.
+
+    Shapes: `labels` is `[batch, pos]`: the token itself where the answer stands, -100 elsewhere
+        (prompt, pictures, padding). `benign` is `[batch]`.
+    """
+
+    inputs: Mapping[str, Tensor]
+    """Arguments of the model's forward pass; `use_cache` is switched off for them."""
+    labels: Int[Tensor, "batch pos"]
+    benign: Bool[Tensor, " batch"]
+    """Rows whose answers must stay what the base model gives, when KL is asked for."""
+
+    @property
+    def rows(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: torch.device) -> TrainBatch:
+        """The same batch on another device."""
+        inputs = {name: value.to(device) for name, value in self.inputs.items()}
+        return TrainBatch(inputs, self.labels.to(device), self.benign.to(device))
+
+    def predicting(self) -> Bool[Tensor, "batch pos"]:
+        """The positions whose next token is part of the answer."""
+        after = F.pad(self.labels[:, 1:], (0, 1), value=IGNORE)
+        return after != IGNORE
+
+    def tokens(self) -> int:
+        """Answer tokens that can be predicted.
+
+        Raises:
+            DataError: a row has none, so that it would teach nothing without saying so.
+        """
+        each = self.predicting().sum(1)
+        if not bool(each.all()):
+            empty = (each == 0).nonzero().flatten().tolist()
+            raise DataError(
+                f"rows {empty} of a batch of {self.rows} have no answer token. Give every row a"
+                " target, and a context long enough to hold it."
+            )
+        return int(each.sum())
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the model says at the positions that predict answer tokens, and what it should say.
+
+    Shapes: one entry a predicting position, batch row by batch row: `logits` is float32.
+    """
+
+    logits: Float[Tensor, "tokens vocab"]
+    targets: Int[Tensor, " tokens"]
+    benign: Bool[Tensor, " tokens"]
+
+    def nll(self) -> Float[Tensor, ""]:
+        """Negative log-likelihood of the targets, in nats, summed over all tokens."""
+        return F.cross_entropy(self.logits, self.targets, reduction="sum")
+
+
+def answers(bound: BoundModel, batch: TrainBatch) -> Answers:
+    """Run the backbone, and the output head on answer positions only.
+
+    Exact: equal to the head on all positions with the others thrown away, at a fraction of
+    the memory, for answers are short and vocabularies large.
+    """
+    mask = batch.predicting()
+    hidden = _hidden(bound, batch.inputs)
+    logits = head(bound, hidden[mask.to(hidden.device)])
+    targets = batch.labels[:, 1:][mask[:, :-1]]
+    benign = batch.benign[:, None].expand_as(mask)[mask]
+    return Answers(logits, targets.to(logits.device), benign.to(logits.device))
+
+
+@torch.no_grad()
+def benign_logits(bound: BoundModel, batch: TrainBatch) -> Float[Tensor, "tokens vocab"]:
+    """Logits at the answer positions of the benign rows alone, without gradients."""
+    mask = batch.predicting() & batch.benign[:, None]
+    hidden = _hidden(bound, batch.inputs)
+    return head(bound, hidden[mask.to(hidden.device)])
+
+
+def kl_to(
+    base: Float[Tensor, "tokens vocab"], logits: Float[Tensor, "tokens vocab"]
+) -> Float[Tensor, ""]:
+    """KL(base ‖ tuned) in nats, summed over tokens."""
+    return F.kl_div(logits.log_softmax(-1), base.log_softmax(-1), reduction="sum", log_target=True)
+
+
+def head(bound: BoundModel, hidden: Float[Tensor, "tokens width"]) -> Float[Tensor, "tokens vocab"]:
+    """Logits of hidden states, in float32, with the family's final soft cap if it has one."""
+    unembed: nn.Module = bound.model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    logits: Tensor = unembed(hidden)
+    cap = getattr(bound.model.config.get_text_config(), "final_logit_softcapping", None)
+    if cap is not None:
+        logits = torch.tanh(logits / cap) * cap
+    return logits.float()
+
+
+@torch.no_grad()
+def check_head(bound: BoundModel, batch: TrainBatch) -> None:
+    """Compare `head` with the model's own logits at the last position, once before training.
+
+    Raises:
+        UnsupportedModelError: they differ, so the family does something else to its logits.
+    """
+    own = bound.model(**batch.inputs, use_cache=False, logits_to_keep=1).logits[:, -1].float()
+    ours = head(bound, _hidden(bound, batch.inputs)[:, -1])
+    gap = float((own - ours).abs().max())
+    step = torch.finfo(bound.model.dtype).eps
+    if not gap <= 64 * step * max(1.0, float(own.abs().max())):
+        raise UnsupportedModelError(
+            f"the output head of {bound.model.config.model_type!r} gives logits that differ by"
+            f" {gap:.3g} from its embeddings times the hidden state. Add what it does to"
+            f" {__name__}.head."
+        )
+
+
+def _hidden(bound: BoundModel, inputs: Mapping[str, Tensor]) -> Float[Tensor, "batch pos width"]:
+    hidden: Tensor = bound.backbone(**inputs, use_cache=False).last_hidden_state
+    return hidden

@@ -1,0 +1,207 @@
+"""Which slices of which weights the chosen neurons own, and how to read and write exactly those."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from precise_shield.core.errors import (
+    EmptySetError,
+    LayoutMismatchError,
+    UnsupportedModelError,
+)
+from precise_shield.core.sites import NeuronSet
+from precise_shield.models.bind import BoundModel, OwnedWeight, Role
+
+Side = Literal["out", "in"]
+"""`out`: a unit is one output of the projection (gate, up). `in`: one input of it (down)."""
+
+TRAINABLE = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_CHUNK = 2**24
+"""Entries hashed at a time, so that no weight is ever copied whole."""
+
+
+@dataclass(frozen=True)
+class UnitSlices:
+    """The slices of one weight that belong to chosen neurons.
+
+    A weight that several modules share appears once, with all of them.
+    """
+
+    name: str
+    """Dotted name of the weight in `model.named_parameters()`."""
+
+    modules: tuple[nn.Module, ...]
+    """Every projection that multiplies by this weight."""
+
+    side: Side
+
+    dim: int
+    """The weight's dimension that counts units: 0 or 1, transposed in a `Conv1D`."""
+
+    index: tuple[int, ...]
+    """Strictly increasing positions along `dim`, offsets of fused weights included."""
+
+    @property
+    def weight(self) -> nn.Parameter:
+        """The parameter itself, looked up afresh."""
+        return self.modules[0].get_parameter("weight")
+
+    @property
+    def fan(self) -> int:
+        """Length of one slice: inputs of a gate or up row, outputs of a down column."""
+        return int(self.weight.shape[1 - self.dim])
+
+    def read(self) -> Float[Tensor, "units fan"]:
+        """A copy of the slices, one a row whatever the weight's orientation."""
+        return read_slices(self.weight, self.dim, self.index)
+
+    def write(self, values: Float[Tensor, "units fan"]) -> None:
+        """Put values of the weight's dtype in place of the slices."""
+        write_slices(self.weight, self.dim, self.index, values)
+
+
+def read_slices(weight: Tensor, dim: int, index: tuple[int, ...]) -> Float[Tensor, "units fan"]:
+    """Copy slices of a matrix, one a row of the result."""
+    where = torch.tensor(index, device=weight.device)
+    taken = weight.detach().index_select(dim, where)
+    return taken if dim == 0 else taken.T.contiguous()
+
+
+def write_slices(
+    weight: Tensor, dim: int, index: tuple[int, ...], values: Float[Tensor, "units fan"]
+) -> None:
+    """Put `values`, shaped as `read_slices` gives them, back in place."""
+    if values.dtype != weight.dtype:
+        raise LayoutMismatchError(
+            f"values of {values.dtype} do not fit a weight of {weight.dtype}."
+            " Load the model in the dtype the values were made in."
+        )
+    where = torch.tensor(index, device=weight.device)
+    values = values.to(weight.device)
+    with torch.no_grad():
+        weight.index_copy_(dim, where, values if dim == 0 else values.T)
+
+
+def slices_of(
+    bound: BoundModel, neurons: NeuronSet, roles: tuple[Role, ...]
+) -> tuple[UnitSlices, ...]:
+    """The slices of the named roles that `neurons` own, one entry a weight, in model order.
+
+    A fused gate-and-up weight is one entry that holds both halves.
+
+    Raises:
+        EmptySetError: there is no neuron, or no weight of these roles.
+        LayoutMismatchError: a neuron is not in this model, or a weight is tied to something
+            that is no projection, so that moving it would move more than neurons.
+        UnsupportedModelError: a weight is quantised.
+    """
+    if not neurons:
+        raise EmptySetError(
+            "there are no neurons to train. Choose more (a higher p), or look at what"
+            " identification found."
+        )
+    rows: dict[str, set[int]] = {}
+    owners: dict[str, OwnedWeight] = {}
+    for site, spot in bound.only(neurons.units).sites.items():
+        ids = neurons.units[site]
+        if ids[-1] >= spot.width:
+            raise LayoutMismatchError(
+                f"neuron {ids[-1]} of {site} does not exist: the site has {spot.width} units."
+                " The neurons belong to another model."
+            )
+        for own in spot.owned:
+            if own.role in roles:
+                first = owners.setdefault(own.name, own)
+                if _side(first) != _side(own):
+                    raise LayoutMismatchError(f"{own.name} is both read and written by units.")
+                rows.setdefault(own.name, set()).update(own.offset + unit for unit in ids)
+    if not rows:
+        raise EmptySetError(
+            f"none of the chosen neurons owns a weight of the roles {', '.join(roles)};"
+            " blocks without a gate have up and down only."
+        )
+    holders = _holders(bound.model)
+    order = [name for name, _ in bound.model.named_parameters() if name in rows]
+    return tuple(_slices(owners[name], rows[name], holders) for name in order)
+
+
+def _slices(
+    own: OwnedWeight, rows: set[int], holders: Mapping[int, list[tuple[nn.Module, str]]]
+) -> UnitSlices:
+    if own.weight.dtype not in TRAINABLE:
+        raise UnsupportedModelError(
+            f"{own.name} is stored as {own.weight.dtype}; exact deltas need 16 bits or more."
+            " Load the model in bfloat16 or float32."
+        )
+    sharing = holders[id(own.weight)]
+    for module, name in sharing:
+        same = isinstance(module, Conv1D) == isinstance(own.module, Conv1D)
+        if name != "weight" or not isinstance(module, nn.Linear | Conv1D) or not same:
+            raise LayoutMismatchError(
+                f"{own.name} is tied to {type(module).__name__}.{name}, so training its neurons"
+                " would move something else. Untie the weights first."
+            )
+    modules = tuple(module for module, _ in sharing)
+    return UnitSlices(own.name, modules, _side(own), own.dim, tuple(sorted(rows)))
+
+
+def _side(own: OwnedWeight) -> Side:
+    return "in" if own.role == "down" else "out"
+
+
+def _holders(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
+    found: dict[int, list[tuple[nn.Module, str]]] = {}
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            found.setdefault(id(parameter), []).append((module, name))
+    return found
+
+
+def same_bits(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors hold the same bits: NaN equals itself, and 0.0 is not -0.0."""
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    return torch.equal(_bits(a), _bits(b.to(a.device)))
+
+
+def changed(a: Tensor, b: Tensor) -> int:
+    """How many entries of two tensors of one shape and dtype differ in their bits."""
+    size = a.element_size()
+    kept = torch.eq(_bits(a), _bits(b.to(a.device))).view(-1, size).all(1)
+    return a.numel() - int(kept.sum())
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+
+
+def fingerprint(tensor: Tensor, dim: int = 0, masked: tuple[int, ...] = ()) -> str:
+    """SHA-256 of a tensor's shape, dtype and bits, with the slices `masked` along `dim` left out.
+
+    Streams: never more than a chunk of rows is copied, whatever device the tensor is on.
+    """
+    digest = hashlib.sha256(f"{tuple(tensor.shape)} {tensor.dtype} {dim} {masked}".encode())
+    for part in _row_chunks(tensor.detach(), dim, masked):
+        digest.update(_bits(part.cpu()).numpy().data)
+    return digest.hexdigest()
+
+
+def _row_chunks(tensor: Tensor, dim: int, masked: tuple[int, ...]) -> Iterator[Tensor]:
+    if not masked:
+        yield from torch.split(tensor.reshape(-1), _CHUNK)
+        return
+    hole = torch.zeros(tensor.shape[dim], dtype=torch.bool)
+    hole[list(masked)] = True
+    hole = hole.to(tensor.device)
+    step = max(1, _CHUNK // max(1, int(tensor[:1].numel())))
+    for start in range(0, tensor.shape[0], step):
+        part = tensor[start : start + step]
+        yield part[~hole[start : start + step]] if dim == 0 else part[:, ~hole]

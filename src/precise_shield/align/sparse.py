@@ -1,0 +1,202 @@
+"""What an alignment changed, old and new, in a file small enough to send: apply it, undo it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from precise_shield.align.slices import changed, read_slices, same_bits, write_slices
+from precise_shield.core.errors import DataError, ReceiptError, StoreError
+from precise_shield.core.sites import NeuronSet
+from precise_shield.models.bind import BoundModel
+
+SCHEMA_VERSION = 1
+FORMAT = "precise-shield-delta"
+
+
+@dataclass(frozen=True)
+class Change:
+    """The changed slices of one weight.
+
+    Shapes: `old` and `new` are `[units, fan]` on CPU in the weight's dtype, one slice a row
+        whatever the weight's orientation.
+    """
+
+    name: str
+    """Dotted name of the weight in `model.named_parameters()`."""
+    dim: int
+    index: tuple[int, ...]
+    old: Float[Tensor, "units fan"]
+    new: Float[Tensor, "units fan"]
+    base: str
+    """SHA-256 of the whole weight before the change."""
+
+
+@dataclass(frozen=True)
+class SparseDelta:
+    """Every slice that an alignment changed, with the values before and after.
+
+    Both are kept because bfloat16 `W + Δ − Δ` is not `W`. `save` and `load` use one
+    safetensors file whose metadata holds the rest as JSON.
+    """
+
+    changes: tuple[Change, ...]
+    neurons: NeuronSet
+    form: str
+    """`lora_rows` or `direct_units`."""
+    rank: int
+    """0 for the direct form."""
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    """How it was made; anything that JSON can hold."""
+
+    def changed_weights(self) -> int:
+        """Entries whose bits differ between old and new."""
+        return sum(changed(change.old, change.new) for change in self.changes)
+
+    def save(self, path: Path) -> None:
+        """Write the file, complete or not at all.
+
+        Raises:
+            StoreError: something is already there.
+        """
+        if path.exists():
+            raise StoreError(f"{path} exists and would be overwritten. Choose another name.")
+        tensors: dict[str, Tensor] = {}
+        for change in self.changes:
+            tensors[f"{change.name}/old"] = change.old.contiguous()
+            tensors[f"{change.name}/new"] = change.new.contiguous()
+            tensors[f"{change.name}/index"] = torch.tensor(change.index)
+        header = {
+            "schema_version": SCHEMA_VERSION,
+            "form": self.form,
+            "rank": self.rank,
+            "neurons": self.neurons.to_json(),
+            "recipe": dict(self.recipe),
+            "weights": {c.name: {"dim": c.dim, "base_sha256": c.base} for c in self.changes},
+        }
+        part = path.with_name(path.name + ".part")
+        save_file(tensors, part, metadata={"format": FORMAT, FORMAT: json.dumps(header)})
+        os.replace(part, path)
+
+    @classmethod
+    def load(cls, path: Path) -> SparseDelta:
+        """Read what `save` wrote.
+
+        Raises:
+            StoreError: the file is missing, no delta of ours, of another schema, or broken.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                header = json.loads((file.metadata() or {}).get(FORMAT, "null"))
+                if header is None:
+                    raise StoreError(f"{path} is no delta file: its metadata lacks {FORMAT!r}.")
+                if header["schema_version"] != SCHEMA_VERSION:
+                    raise StoreError(
+                        f"{path} has schema {header['schema_version']}, this version reads"
+                        f" {SCHEMA_VERSION}. Use the version that wrote it."
+                    )
+                changes = tuple(
+                    Change(
+                        name,
+                        int(facts["dim"]),
+                        tuple(file.get_tensor(f"{name}/index").tolist()),
+                        file.get_tensor(f"{name}/old"),
+                        file.get_tensor(f"{name}/new"),
+                        facts["base_sha256"],
+                    )
+                    for name, facts in header["weights"].items()
+                )
+            neurons = NeuronSet.from_json(header["neurons"])
+            return cls(changes, neurons, header["form"], int(header["rank"]), header["recipe"])
+        except (OSError, SafetensorError, ValueError, KeyError, DataError) as error:
+            raise StoreError(f"{path} cannot be read as a delta file: {error}") from error
+
+
+def apply(bound: BoundModel, delta: SparseDelta) -> None:
+    """Put the new values in, bit for bit.
+
+    Raises:
+        ReceiptError: some slice does not hold the delta's old values; nothing was written.
+    """
+    _replace(bound, delta, "old")
+
+
+def undo(bound: BoundModel, delta: SparseDelta) -> None:
+    """Put the old values back, bit for bit.
+
+    Raises:
+        ReceiptError: some slice does not hold the delta's new values; nothing was written.
+    """
+    _replace(bound, delta, "new")
+
+
+@contextmanager
+def applied(bound: BoundModel, delta: SparseDelta) -> Iterator[None]:
+    """The changed model, for the length of the block, however it ends."""
+    apply(bound, delta)
+    try:
+        yield
+    finally:
+        undo(bound, delta)
+
+
+def expect(bound: BoundModel, delta: SparseDelta, values: Literal["old", "new"]) -> None:
+    """Check that every slice holds the delta's old, or its new, values bit for bit.
+
+    Raises:
+        ReceiptError: one does not; the weight is named.
+    """
+    weights = dict(bound.model.named_parameters())
+    for change in delta.changes:
+        _expect(weights, change, values)
+
+
+def _replace(bound: BoundModel, delta: SparseDelta, expected: Literal["old", "new"]) -> None:
+    expect(bound, delta, expected)
+    weights = dict(bound.model.named_parameters())
+    for change in delta.changes:
+        values = change.new if expected == "old" else change.old
+        write_slices(weights[change.name], change.dim, change.index, values)
+
+
+def _expect(
+    weights: Mapping[str, nn.Parameter], change: Change, expected: Literal["old", "new"]
+) -> None:
+    advice = (
+        "The delta was made for another base model, or is already applied."
+        if expected == "old"
+        else "The delta is not applied to this model, or something changed it since."
+    )
+    if change.name not in weights:
+        raise ReceiptError(f"this model has no weight {change.name}. {advice}")
+    weight = weights[change.name]
+    want = change.old if expected == "old" else change.new
+    shape = [len(change.index), int(weight.shape[1 - change.dim])] if weight.dim() == 2 else []
+    if list(want.shape) != shape or change.index[-1] >= weight.shape[change.dim]:
+        raise ReceiptError(
+            f"{change.name} is {list(weight.shape)}; the delta's slices, {list(want.shape)}"
+            f" along dimension {change.dim}, do not fit it. {advice}"
+        )
+    if want.dtype != weight.dtype:
+        raise ReceiptError(
+            f"{change.name} is {weight.dtype}, the delta {want.dtype}; applying it would not be"
+            f" exact. Load the model in {want.dtype}."
+        )
+    held = read_slices(weight, change.dim, change.index).cpu()
+    if not same_bits(held, want):
+        moved = changed(held, want)
+        raise ReceiptError(
+            f"{moved} of {want.numel()} values in the slices of {change.name} are not the"
+            f" {expected} values of this delta. {advice}"
+        )

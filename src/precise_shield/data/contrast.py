@@ -1,0 +1,170 @@
+"""Cells, folds and splits: what may be compared with what, and what must stay apart."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
+
+from precise_shield.core.errors import DataError, EmptyCellError
+from precise_shield.core.records import SPLITS, Cell, Example, Split
+from precise_shield.data.text import squash
+
+
+def by_cell(examples: Iterable[Example]) -> dict[Cell, list[Example]]:
+    """Sort examples into cells, the cells in order; cells without examples are absent."""
+    cells: defaultdict[Cell, list[Example]] = defaultdict(list)
+    for example in examples:
+        cells[example.cell].append(example)
+    return {cell: cells[cell] for cell in sorted(cells)}
+
+
+def require_cells(
+    examples: Iterable[Example], cells: Iterable[Cell], minimum: int = 1
+) -> dict[Cell, list[Example]]:
+    """Give the examples of `cells`, each with at least `minimum`.
+
+    Raises:
+        EmptyCellError: a cell has too few; the message names all of them and what there is.
+    """
+    found = by_cell(examples)
+    wanted = sorted(set(cells))
+    short = [cell for cell in wanted if len(found.get(cell, ())) < minimum]
+    if short:
+        lacking = ", ".join(f"{cell} ({len(found.get(cell, ()))})" for cell in short)
+        there = ", ".join(f"{cell} ({len(rows)})" for cell, rows in found.items()) or "nothing"
+        raise EmptyCellError(
+            f"cells with fewer than {minimum} examples: {lacking}. There is: {there}."
+            " Add data, or ask for fewer languages or modalities."
+        )
+    return {cell: found[cell] for cell in wanted}
+
+
+def share_of(key: str, salt: str) -> float:
+    """Spread keys evenly over [0, 1), the same on every machine and in every run."""
+    return int.from_bytes(sha256(f"{salt}:{key}".encode()).digest()[:6], "big") / 2**48
+
+
+def fold_of(group: str, folds: int = 16) -> int:
+    """Deal a group to one of `folds`, the same on every machine and in every run."""
+    return int(share_of(group, "fold") * folds)
+
+
+def split_of(group: str, fractions: Mapping[Split, float], seed: int = 0) -> Split:
+    """Deal a group to a split; over many groups the splits get their fractions.
+
+    Raises:
+        DataError: a fraction is negative, or they do not sum to 1.
+    """
+    if any(share < 0 for share in fractions.values()) or abs(sum(fractions.values()) - 1) > 1e-9:
+        raise DataError(
+            f"split fractions {dict(fractions)} must be at least 0 and sum to 1,"
+            f" not to {sum(fractions.values())}"
+        )
+    place, upper = share_of(group, f"split:{seed}"), 0.0
+    taken = [split for split in SPLITS if fractions.get(split, 0) > 0]
+    for split in taken:
+        upper += fractions[split]
+        if place < upper:
+            return split
+    return taken[-1]
+
+
+@lru_cache(maxsize=65536)
+def _picture_hash(path: str, size: int, changed: int) -> str:
+    return sha256(Path(path).read_bytes()).hexdigest()
+
+
+def picture_hash(path: str) -> str:
+    """Hash a picture's bytes.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        state = Path(path).stat()
+        return _picture_hash(path, state.st_size, state.st_mtime_ns)
+    except OSError as error:
+        raise DataError(f"picture {path} cannot be read ({error}). Put it back.") from error
+
+
+def fingerprint(examples: Iterable[Example]) -> str:
+    """Hash everything the examples say, pictures by their bytes; order and folder do not matter.
+
+    Raises:
+        DataError: a picture cannot be read.
+    """
+    total = sha256()
+    for row in sorted(examples, key=lambda example: example.id):
+        values = asdict(row) | {"image": row.image and picture_hash(row.image)}
+        total.update(json.dumps(values, sort_keys=True).encode() + b"\n")
+    return total.hexdigest()
+
+
+@dataclass(frozen=True)
+class Twin:
+    """Two examples that ask the same."""
+
+    first: str
+    second: str
+    """Ids."""
+
+
+def request_key(example: Example) -> str:
+    """Say what an example asks, such that examples asking the same have equal keys.
+
+    Where the picture carries the risk it is the picture's bytes, else the squashed prompt.
+
+    Raises:
+        DataError: a picture cannot be read.
+    """
+    if example.modality == "image_dominant" and example.image is not None:
+        return f"picture {picture_hash(example.image)}"
+    return f"prompt {squash(example.prompt) or example.prompt}"
+
+
+def overlap_between(a: Iterable[Example], b: Iterable[Example]) -> list[Twin]:
+    """Find the examples of `b` that ask what one of `a` asks, exact after normalisation.
+
+    Each of `b` is named at most once, with the first of `a` that matches it.
+    """
+    seen: dict[str, str] = {}
+    for example in a:
+        seen.setdefault(request_key(example), example.id)
+    keyed = ((request_key(example), example.id) for example in b)
+    return [Twin(seen[key], other) for key, other in keyed if key in seen]
+
+
+def check_splits(examples: Sequence[Example]) -> list[Twin]:
+    """Check that no group is cut by a split, and find requests that occur in two splits.
+
+    A group holds the translations of one request, so a cut group would test on what was
+    trained. The same words in two groups are returned rather than refused: short benign
+    requests may recur, and whoever calls decides.
+
+    Raises:
+        DataError: an id occurs twice, or a group is in two splits.
+    """
+    twice = [name for name, times in Counter(row.id for row in examples).items() if times > 1]
+    if twice:
+        raise DataError(f"{len(twice)} ids occur more than once, e.g. {twice[:3]}. Rename them.")
+    where: defaultdict[str, set[Split]] = defaultdict(set)
+    parts: dict[Split, list[Example]] = {split: [] for split in SPLITS}
+    for row in examples:
+        where[row.group].add(row.split)
+        parts[row.split].append(row)
+    cut = [f"{group!r} ({', '.join(sorted(s))})" for group, s in where.items() if len(s) > 1]
+    if cut:
+        raise DataError(
+            f"{len(cut)} groups are in more than one split, e.g. {', '.join(cut[:3])}."
+            " Put all translations and renderings of a request into one split."
+        )
+    twins: list[Twin] = []
+    for number, later in enumerate(SPLITS):
+        earlier = [row for split in SPLITS[:number] for row in parts[split]]
+        twins += overlap_between(earlier, parts[later])
+    return twins

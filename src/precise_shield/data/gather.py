@@ -1,0 +1,140 @@
+"""What every source of examples shares: its options, and how rows become examples."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from precise_shield.core.errors import DataError
+from precise_shield.core.records import Example, Harm, Split
+from precise_shield.core.registry import Registry
+from precise_shield.data.contrast import share_of, split_of
+from precise_shield.data.manifest import Loaded, OnBadRow, Problem, finish
+
+
+class SourceOptions(BaseModel):
+    """What to take of a data set, and where it goes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: Path
+    """The data set's file or folder."""
+
+    split: Split | None = None
+    """Put every row into this split; None keeps the source's own default."""
+
+    fractions: dict[Split, float] | None = None
+    """Deal groups to splits by hash, in these shares, which sum to 1."""
+
+    languages: tuple[str, ...] = ()
+    """Take only these; empty takes all there are."""
+
+    parts: tuple[str, ...] = ()
+    """Take only these published parts, e.g. `train`; empty takes all there are."""
+
+    harm: Harm | None = None
+    """Take only harmful or only benign rows."""
+
+    limit: int | None = Field(default=None, ge=1)
+    """At most so many groups of each split and harm, the same ones in every language."""
+
+    seed: int = 0
+    """Of the dealing by `fractions`."""
+
+    on_bad_row: OnBadRow = "stop"
+
+
+DataSource = Callable[[SourceOptions], Loaded]
+SOURCES: Registry[DataSource] = Registry("data source")
+
+
+class Gather:
+    """Collects a source's rows under its options."""
+
+    def __init__(self, options: SourceOptions, name: str) -> None:
+        self.options = options
+        self.name = name
+        self.examples: list[Example] = []
+        self.problems: list[Problem] = []
+        self.languages: set[str] = set()
+        self.ids: set[str] = set()
+
+    def wants(self, language: str) -> bool:
+        """Note that there is a language, and say whether its rows are asked for."""
+        self.languages.add(language)
+        return not self.options.languages or language in self.options.languages
+
+    def add(
+        self,
+        key: str,
+        language: str,
+        harm: Harm,
+        prompt: str,
+        default: Split | Mapping[Split, float],
+        row: int | None = None,
+        deal_by: str = "",
+        **more: Any,
+    ) -> None:
+        """Add a row; `key` is its request's name in the data set, `default` its split."""
+        options = self.options
+        if not self.wants(language) or options.harm not in (None, harm):
+            return
+        if not prompt.strip():
+            self.problems.append(Problem(row, f"the {language} prompt is blank"))
+            return
+        group = f"{self.name}:{key}"
+        if f"{group}:{language}" in self.ids:
+            self.problems.append(Problem(row, f"{key!r} in {language} is given twice"))
+            return
+        self.ids.add(f"{group}:{language}")
+        split = default if options.fractions is None else options.fractions
+        split = options.split or split
+        if not isinstance(split, str):
+            split = split_of(f"{self.name}:{deal_by}" if deal_by else group, split, options.seed)
+        self.examples.append(
+            Example(
+                id=f"{group}:{language}",
+                language=language,
+                modality="text",
+                harm=harm,
+                prompt=prompt.strip(),
+                split=split,
+                group=group,
+                source=self.name,
+                **more,
+            )
+        )
+
+    def done(self) -> Loaded:
+        """Give what was collected; the errors are those of `load_source`."""
+        must_have(self.options, self.languages, self.name)
+        kept = limited(self.examples, self.options.limit)
+        return finish(self.options.path, kept, self.problems, self.options.on_bad_row)
+
+
+def must_have(options: SourceOptions, there: set[str], name: str) -> None:
+    """Raise a DataError if a language that is asked for is not `there`."""
+    if missing := sorted(set(options.languages) - there):
+        raise DataError(
+            f"{name} at {options.path} has no {', '.join(missing)}; it has"
+            f" {', '.join(sorted(there))}."
+        )
+
+
+def limited(examples: list[Example], limit: int | None) -> list[Example]:
+    """Keep at most `limit` groups of each split and harm, chosen by hash, hence parallel."""
+    if limit is None:
+        return examples
+    groups: defaultdict[tuple[Split, Harm], set[str]] = defaultdict(set)
+    for row in examples:
+        groups[row.split, row.harm].add(row.group)
+    kept = {
+        group
+        for members in groups.values()
+        for group in sorted(members, key=lambda name: share_of(name, "limit"))[:limit]
+    }
+    return [row for row in examples if row.group in kept]

@@ -1,0 +1,69 @@
+"""Pictures opened as what they are: files from strangers."""
+
+from __future__ import annotations
+
+import struct
+import warnings
+import zlib
+from pathlib import Path
+
+from PIL import Image, ImageOps
+
+from precise_shield.core.errors import DataError
+
+MAX_PIXELS = 40_000_000
+"""Default bound on width times height; decoded, that is 120 MB."""
+
+MAX_BYTES = 64 * 2**20
+"""Bound on the size of a picture file."""
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
+"""Only these decoders are ever tried."""
+
+_BROKEN = (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError)
+"""What Pillow's decoders raise on damaged files; `OSError` is the truncated one."""
+
+
+def open_image(path: Path | str, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Decode a picture to RGB, upright, transparent parts on white.
+
+    The header is checked before a pixel is decoded, so a decompression bomb costs nothing.
+    Of an animation the first frame is taken.
+
+    Raises:
+        DataError: no regular file, too large, a format not in `FORMATS`, or damaged.
+    """
+    path = Path(path)
+    try:
+        if not path.is_file():
+            raise DataError(f"picture {path} is no regular file. Add it, or correct the row.")
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise DataError(f"picture {path} has {size} bytes, more than {MAX_BYTES}. Shrink it.")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            return _decode(path, max_pixels)
+    except Image.DecompressionBombError as error:
+        raise DataError(f"picture {path} is a decompression bomb ({error}).") from error
+    except (*_BROKEN, OverflowError, struct.error, zlib.error) as error:
+        raise DataError(
+            f"picture {path} is damaged, cut short, or none of {', '.join(FORMATS)} ({error})."
+            " Replace the file."
+        ) from error
+
+
+def _decode(path: Path, max_pixels: int) -> Image.Image:
+    with Image.open(path, formats=FORMATS) as image:
+        width, height = image.size
+        if width * height > max_pixels:
+            raise DataError(
+                f"picture {path} is {width} x {height}, more than {max_pixels} pixels."
+                " Shrink it, or raise the bound."
+            )
+        image.load()
+        upright = ImageOps.exif_transpose(image)
+    if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
+        layer = upright.convert("RGBA")
+        paper = Image.new("RGBA", layer.size, "white")
+        return Image.alpha_composite(paper, layer).convert("RGB")
+    return upright.convert("RGB")

@@ -1,0 +1,81 @@
+"""Tests and intervals that the measures need, on plain numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import isnan, nan
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from precise_shield.core.errors import NumericError
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Correct p-values for their number; the family-wise error stays below the level.
+
+    NaN stays NaN and does not count: where no pair is discordant no level can be reached.
+
+    Source: Holm (1979), "A simple sequentially rejective multiple test procedure",
+        Scand. J. Statistics 6, 65-70; untestable hypotheses: Tarone (1990), Biometrics 46.
+    """
+    order = sorted((p, place) for place, p in enumerate(p_values) if not isnan(p))
+    corrected = [nan] * len(p_values)
+    highest = 0.0
+    for rank, (p, place) in enumerate(order):
+        highest = max(highest, min(1.0, p * (len(order) - rank)))
+        corrected[place] = highest
+    return corrected
+
+
+def auc(scores: ArrayLike, labels: ArrayLike) -> float:
+    """Probability that a positive scores above a negative, ties counting half.
+
+    Args:
+        scores: `[n]`, any unit.
+        labels: `[n]`, true for positive.
+
+    Returns:
+        In [0, 1]; NaN without a positive or without a negative.
+
+    Raises:
+        NumericError: a score is NaN.
+        ValueError: the lengths differ.
+    Source: Mann & Whitney (1947), Ann. Math. Statist. 18, 50-60: U / (n1 n0).
+    """
+    values = np.asarray(scores, dtype=np.float64)
+    positive = np.asarray(labels, dtype=bool)
+    if values.shape != positive.shape or values.ndim != 1:
+        raise ValueError(f"{values.shape} scores for {positive.shape} labels")
+    if np.isnan(values).any():
+        raise NumericError(f"{int(np.isnan(values).sum())} of {values.size} scores are NaN")
+    ones, zeros = int(positive.sum()), int((~positive).sum())
+    if not ones or not zeros:
+        return nan
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ranks = np.cumsum(counts) - (counts - 1) / 2  # mean rank of each distinct value
+    total = float(ranks[inverse][positive].sum())
+    return (total - ones * (ones + 1) / 2) / (ones * zeros)
+
+
+def resampled_rate(
+    hits: ArrayLike, judged: ArrayLike, draws: int, generator: np.random.Generator
+) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """Rates over groups drawn with replacement.
+
+    Args:
+        hits: `[groups]`, hits in each group.
+        judged: `[groups]`, scored answers in each group.
+        draws: how many times all groups are drawn anew.
+        generator: source of chance.
+
+    Returns:
+        `[draws]`, NaN where a draw holds no scored answer.
+    """
+    table = np.stack([np.asarray(hits, np.float64), np.asarray(judged, np.float64)], axis=1)
+    groups = len(table)
+    picks = generator.multinomial(groups, np.full(groups, 1 / groups), size=draws)
+    sums = picks @ table  # [draws, 2]
+    rates = np.full(draws, nan)
+    np.divide(sums[:, 0], sums[:, 1], out=rates, where=sums[:, 1] > 0)
+    return rates

@@ -1,0 +1,174 @@
+"""From an example to the exact words, tokens and pictures that a model is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import TemplateError
+from PIL import Image, ImageOps
+
+from precise_shield.core.errors import DataError, LoadingError
+from precise_shield.core.records import Example
+from precise_shield.models.loading import LoadedModel
+
+Message = dict[str, Any]
+
+PIXEL_LIMIT = 64_000_000
+_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+_FIXED: dict[str, Any] = {"date_string": "01 Jan 2026", "enable_thinking": False}
+"""Template variables: no prompt depends on today's date, no answer starts with hidden thoughts."""
+
+
+def conversation(
+    loaded: LoadedModel, example: Example, system: str | None = None, prefix: str | None = None
+) -> list[Message]:
+    """The turns before the answer: an optional system turn, then picture and words.
+
+    `prefix` is put before the user's words, on a line of its own.
+
+    Raises:
+        DataError: the example has a picture and the model sees none.
+    """
+    words = example.prompt if prefix is None else f"{prefix}\n{example.prompt}"
+    if not loaded.has_images:
+        if example.image is not None:
+            raise DataError(
+                f"example {example.id!r} has a picture, but {loaded.spec.path} is a text-only"
+                " model. Take an image-and-text model, or only the cells of modality 'text'."
+            )
+        turns: list[Message] = [{"role": "user", "content": words}]
+    else:
+        picture = [] if example.image is None else [{"type": "image"}]
+        turns = [{"role": "user", "content": [*picture, {"type": "text", "text": words}]}]
+    if system is None:
+        return turns
+    content: Any = [{"type": "text", "text": system}] if loaded.has_images else system
+    with_system = [{"role": "system", "content": content}, *turns]
+    try:
+        if system.strip() in _render(loaded, with_system, True):
+            return with_system
+    except TemplateError:
+        pass  # the template knows no system turn; the words go where it does look
+    merged = system if prefix is None else f"{system}\n\n{prefix}"
+    return conversation(loaded, example, None, merged)
+
+
+def prompt_text(loaded: LoadedModel, turns: list[Message]) -> str:
+    """The turns as the chat template writes them, up to where the answer starts.
+
+    Raises:
+        LoadingError: the template does not take such a conversation.
+    """
+    try:
+        return _render(loaded, turns, True)
+    except TemplateError as error:
+        raise LoadingError(
+            f"{loaded.spec.path}: the chat template fails ({error}). Pass another one with"
+            " chat_template."
+        ) from None
+
+
+def continuation(loaded: LoadedModel, turns: list[Message], prompt: str, response: str) -> str:
+    """What the template writes after `prompt` for an answer, without the end of the turn.
+
+    Most templates write the answer as it is; some put a space before it. Where the
+    template trims the answer, or rewrites the prompt once there is one, the answer is
+    appended as it is.
+    """
+    said: Any = [{"type": "text", "text": response}] if loaded.has_images else response
+    try:
+        full = _render(loaded, [*turns, {"role": "assistant", "content": said}], False)
+    except TemplateError:
+        return response
+    if not response or not full.startswith(prompt):
+        return response
+    lead, found, _ = full[len(prompt) :].partition(response)
+    return lead + found if found and not lead.strip() else response
+
+
+def _render(loaded: LoadedModel, turns: list[Message], opens_answer: bool) -> str:
+    text = loaded.tokenizer.apply_chat_template(
+        turns,
+        chat_template=loaded.template,
+        add_generation_prompt=opens_answer,
+        tokenize=False,
+        **_FIXED,
+    )
+    return str(text)
+
+
+def adds_special_tokens(loaded: LoadedModel, prompts: Sequence[str]) -> bool:
+    """Whether tokenizing a rendered prompt adds a start token, as the library would do it.
+
+    A tokenizer never does after a chat template; a processor does unless it is written.
+    """
+    bos = loaded.tokenizer.bos_token
+    return loaded.has_images and not (bos is not None and prompts[0].startswith(bos))
+
+
+def response_tokens(
+    loaded: LoadedModel,
+    conversations: Sequence[list[Message]],
+    prompts: Sequence[str],
+    responses: Sequence[str],
+) -> list[list[int]]:
+    """Tokens of each answer as the model would have to produce them, the end of turn included.
+
+    Prompt and answer are tokenized together, so that the answer starts as it would in a
+    conversation; where a token spans the border they are tokenized apart.
+    """
+    special = adds_special_tokens(loaded, prompts)
+    after = [
+        continuation(loaded, turns, prompt, response)
+        for turns, prompt, response in zip(conversations, prompts, responses, strict=True)
+    ]
+    both = [prompt + said for prompt, said in zip(prompts, after, strict=True)]
+    heads = loaded.tokenizer(list(prompts), add_special_tokens=special)["input_ids"]
+    fulls = loaded.tokenizer(both, add_special_tokens=special)["input_ids"]
+    rows = []
+    for head, full, said in zip(heads, fulls, after, strict=True):
+        head = _without_end(head, loaded) if special else head
+        full = _without_end(full, loaded) if special else full
+        if full[: len(head)] == head:
+            row = full[len(head) :]
+        else:
+            row = loaded.tokenizer(said, add_special_tokens=False)["input_ids"]
+        rows.append([*row, loaded.end_id])
+    return rows
+
+
+def _without_end(ids: list[int], loaded: LoadedModel) -> list[int]:
+    """Some tokenizers close what they are given with an end token; a prompt is not closed."""
+    return ids[:-1] if ids and ids[-1] == loaded.tokenizer.eos_token_id else ids
+
+
+def picture(example: Example) -> Image.Image:
+    """Open an example's picture as RGB, turned as its camera says.
+
+    Raises:
+        DataError: the file is missing, damaged, too large or no known kind of picture.
+    """
+    assert example.image is not None
+    try:
+        return _open(Path(example.image))
+    except DataError as error:
+        raise DataError(f"example {example.id!r}: {error}") from None
+
+
+@lru_cache(maxsize=64)
+def _open(path: Path) -> Image.Image:
+    try:
+        with Image.open(path, formats=_FORMATS) as file:
+            width, height = file.size
+            if width * height > PIXEL_LIMIT:
+                raise DataError(
+                    f"{path} has {width} x {height} pixels, over {PIXEL_LIMIT:,}; scale it down."
+                )
+            return ImageOps.exif_transpose(file).convert("RGB")
+    except FileNotFoundError:
+        raise DataError(f"the picture {path} does not exist.") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"the picture {path} cannot be read ({error}).") from None

@@ -1,0 +1,159 @@
+"""Let a model answer: batched, greedy unless told otherwise, the same in any batch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
+
+from precise_shield.core.errors import ConfigError
+from precise_shield.core.records import Example, Response
+from precise_shield.models.batching import backing_off
+from precise_shield.models.encoding import encode, plan
+from precise_shield.models.loading import LoadedModel
+
+_CONFIG: Any = GenerationConfig
+
+OnBatch = Callable[[list[Response]], None]
+
+
+def generate(
+    loaded: LoadedModel,
+    examples: Sequence[Example],
+    *,
+    condition: str,
+    max_new_tokens: int,
+    batch_size: int = 32,
+    temperature: float = 0.0,
+    seed: int = 0,
+    system: str | None = None,
+    prefix: str | None = None,
+    on_batch: OnBatch | None = None,
+) -> list[Response]:
+    """Answer every example, in the order given.
+
+    Temperature 0 takes the likeliest token. Above, tokens are drawn with a random stream
+    that belongs to `(seed, example id)`, so that an answer does not depend on which other
+    examples share its batch. A batch that does not fit memory is halved.
+
+    Args:
+        loaded: the model; hooks that are on it stay on.
+        examples: what to answer; none gives none.
+        condition: the state of the model, written into each response.
+        max_new_tokens: where an answer is cut off.
+        batch_size: most examples a forward pass.
+        temperature: 0, or what logits are divided by.
+        seed: of the random streams.
+        system: words of a system turn.
+        prefix: words put before the user's own.
+        on_batch: called with each batch's responses as they come.
+
+    Raises:
+        ConfigError: a number is out of range.
+        DataError: a picture is missing or broken, or the model sees none.
+    """
+    if max_new_tokens < 1 or batch_size < 1 or temperature < 0:
+        raise ConfigError(
+            f"max_new_tokens={max_new_tokens} and batch_size={batch_size} must be at least 1 and"
+            f" temperature={temperature} at least 0."
+        )
+    done: dict[int, Response] = {}
+
+    def answer(part: list[int]) -> None:
+        asked = [examples[i] for i in part]
+        rows = _answer(loaded, asked, max_new_tokens, temperature, seed, system, prefix)
+        said = [_response(loaded, e, condition, row) for e, row in zip(asked, rows, strict=True)]
+        done.update(zip(part, said, strict=True))
+        if on_batch is not None:
+            on_batch(said)
+
+    backing_off(plan(loaded, examples, None, batch_size), answer)
+    return [done[i] for i in range(len(examples))]
+
+
+@torch.inference_mode()
+def _answer(
+    loaded: LoadedModel,
+    examples: list[Example],
+    limit: int,
+    temperature: float,
+    seed: int,
+    system: str | None,
+    prefix: str | None,
+) -> list[list[int]]:
+    batch = encode(loaded, examples, None, side="left", system=system, prefix=prefix)
+    inputs = {name: value for name, value in batch.inputs.items() if name != "position_ids"}
+    config = _CONFIG(
+        max_new_tokens=limit,
+        do_sample=False,
+        eos_token_id=list(loaded.stop_ids),
+        pad_token_id=loaded.pad_id,
+    )
+    noise = LogitsProcessorList()
+    if temperature > 0:
+        noise.append(_Gumbel([_stream(seed, example.id) for example in examples], temperature))
+    with _plain(loaded.model):
+        model: Any = loaded.model
+        out = model.generate(**inputs, generation_config=config, logits_processor=noise)
+    return [_until_stop(row, loaded) for row in out[:, batch.labels.shape[1] :].tolist()]
+
+
+@contextmanager
+def _plain(model: PreTrainedModel) -> Iterator[None]:
+    """Put the model's own generation defaults aside: a repetition penalty is not greedy."""
+    kept = model.generation_config
+    model.generation_config = _CONFIG()
+    try:
+        yield
+    finally:
+        model.generation_config = kept
+
+
+class _Gumbel(LogitsProcessor):
+    """Makes the likeliest token a draw from the softmax at a temperature.
+
+    `argmax(logits / t + Gumbel noise)` is distributed as `softmax(logits / t)`; with one
+    stream a row the draw does not depend on the batch.
+
+    Source: Gumbel (1954), "Statistical Theory of Extreme Values and Some Practical
+        Applications", NBS Applied Mathematics Series 33.
+    """
+
+    def __init__(self, streams: list[torch.Generator], temperature: float) -> None:
+        self.streams, self.temperature = streams, temperature
+
+    def __call__(
+        self, input_ids: Int[Tensor, "batch pos"], scores: Float[Tensor, "batch vocab"]
+    ) -> Float[Tensor, "batch vocab"]:
+        noise = torch.empty(scores.shape, dtype=torch.float64)
+        for row, stream in zip(noise, self.streams, strict=True):
+            row.exponential_(generator=stream)
+        return scores / self.temperature - noise.log().to(scores)
+
+
+def _stream(seed: int, example: str) -> torch.Generator:
+    digest = hashlib.sha256(f"{seed}|{example}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
+
+
+def _until_stop(row: list[int], loaded: LoadedModel) -> list[int]:
+    end = next((i + 1 for i, token in enumerate(row) if token in loaded.stop_ids), len(row))
+    return row[:end]
+
+
+def _response(loaded: LoadedModel, example: Example, condition: str, row: list[int]) -> Response:
+    finished = bool(row) and row[-1] in loaded.stop_ids
+    text = str(loaded.tokenizer.decode(row[:-1] if finished else row, skip_special_tokens=True))
+    return Response(
+        example=example.id,
+        condition=condition,
+        text=text.strip(),
+        tokens=len(row),
+        finished=finished,
+    )

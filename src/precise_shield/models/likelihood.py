@@ -1,0 +1,184 @@
+"""How likely a model finds given answers, and how far two states of it are apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from math import nan
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from precise_shield.core.errors import ConfigError
+from precise_shield.core.records import Example
+from precise_shield.models.batching import backing_off
+from precise_shield.models.chat import conversation, prompt_text, response_tokens
+from precise_shield.models.encoding import Encoded, encode, plan
+from precise_shield.models.loading import LoadedModel
+
+_ANYONE = Example("any", "en", "text", "benign", "Hello", "probe", "any")
+
+State = Callable[[], AbstractContextManager[object]]
+"""Makes a block inside which the model is in another state, e.g. with neurons suppressed."""
+
+
+@dataclass(frozen=True)
+class AnswerScore:
+    """What a model makes of one given answer."""
+
+    logprob: float
+    """Sum of the log-probabilities of its tokens, in nats, the end of turn included."""
+
+    tokens: int
+
+    @property
+    def mean(self) -> float:
+        """Log-probability a token, in nats."""
+        return self.logprob / self.tokens if self.tokens else nan
+
+
+def first_token_ids(loaded: LoadedModel, texts: Sequence[str]) -> list[int]:
+    """Tokens with which these texts start when the model says them: distinct, sorted.
+
+    They are read off a rendered conversation, since many tokenizers write the same word
+    otherwise at the start of a line, after a space or after a control token.
+    """
+    if not texts:
+        return []
+    turns = [conversation(loaded, _ANYONE)] * len(texts)
+    prompts = [prompt_text(loaded, each) for each in turns]
+    rows = response_tokens(loaded, turns, prompts, texts)
+    return sorted({row[0] for row in rows if row[0] != loaded.end_id})
+
+
+@torch.inference_mode()
+def first_token_log_odds(
+    loaded: LoadedModel,
+    examples: Sequence[Example],
+    refusal_tokens: Mapping[str, Sequence[int]],
+    batch_size: int = 32,
+) -> Float[Tensor, " examples"]:
+    """`log p(R) - log(1 - p(R))` of the answer's first token, R the language's refusal tokens.
+
+    One forward pass an example and no generation. The output head runs at the deciding
+    position alone, as the model itself runs it, logit caps and scales included.
+
+    Args:
+        loaded: the model; hooks that are on it stay on.
+        examples: prompts; their targets do not matter.
+        refusal_tokens: per language, the ids of `first_token_ids`.
+        batch_size: most examples a forward pass.
+
+    Returns:
+        Nats, float64 on CPU, in the order of `examples`.
+
+    Raises:
+        ConfigError: a language of the examples has no refusal tokens.
+    """
+    for language in sorted({example.language for example in examples}):
+        if not refusal_tokens.get(language):
+            raise ConfigError(
+                f"no refusal tokens for language {language!r}; known: {sorted(refusal_tokens)}."
+            )
+    odds = torch.full((len(examples),), nan, dtype=torch.float64)
+
+    def work(part: list[int]) -> None:
+        asked = [examples[i] for i in part]
+        batch = encode(loaded, asked, None, side="left")
+        logits = _logits(loaded, batch, 1)[:, -1].double()  # [batch, vocab]
+        hits = torch.zeros(logits.shape, dtype=torch.bool, device=logits.device)
+        for row, example in enumerate(asked):
+            hits[row, torch.tensor(refusal_tokens[example.language])] = True
+        inside = logits.masked_fill(~hits, -torch.inf).logsumexp(1)
+        outside = logits.masked_fill(hits, -torch.inf).logsumexp(1)
+        odds[part] = (inside - outside).cpu()
+
+    backing_off(plan(loaded, examples, None, batch_size), work)
+    return odds
+
+
+@torch.inference_mode()
+def answer_logprobs(
+    loaded: LoadedModel,
+    examples: Sequence[Example],
+    responses: Sequence[str],
+    batch_size: int = 32,
+) -> list[AnswerScore]:
+    """Log-probability of each given answer, in the order of `examples`."""
+    scores: dict[int, AnswerScore] = {}
+
+    def work(part: list[int]) -> None:
+        batch = _answered(loaded, examples, responses, part)
+        logits, here, labels = _at_answers(loaded, batch)
+        for i, row, keep, label in zip(part, logits, here, labels, strict=True):
+            picked = row[keep].double().log_softmax(-1).gather(-1, label[keep].unsqueeze(-1))
+            scores[i] = AnswerScore(float(picked.sum()), int(keep.sum()))
+
+    backing_off(plan(loaded, examples, responses, batch_size), work)
+    return [scores[i] for i in range(len(examples))]
+
+
+@torch.inference_mode()
+def benign_kl(
+    loaded: LoadedModel,
+    examples: Sequence[Example],
+    responses: Sequence[str],
+    state: State,
+    batch_size: int = 16,
+) -> Float[Tensor, " examples"]:
+    """Mean `KL(model now ‖ model in state)` over the tokens of each given answer.
+
+    Both states see the same prompt and answer. Logits live for one batch at a time, and
+    only at the positions that predict the answer.
+
+    Args:
+        loaded: the model; hooks that are on it stay on and belong to the base state.
+        examples: prompts.
+        responses: one answer an example.
+        state: makes the block in which the model is in the other state.
+        batch_size: most examples a forward pass.
+
+    Returns:
+        Nats a token, float64 on CPU, in the order of `examples`.
+    """
+    divergence = torch.full((len(examples),), nan, dtype=torch.float64)
+
+    def work(part: list[int]) -> None:
+        batch = _answered(loaded, examples, responses, part)
+        base, here, _ = _at_answers(loaded, batch)
+        with state():
+            other, _, _ = _at_answers(loaded, batch)
+        for i, p, q, keep in zip(part, base, other, here, strict=True):
+            log_p = p[keep].double().log_softmax(-1)
+            log_q = q[keep].double().log_softmax(-1)
+            divergence[i] = (log_p.exp() * (log_p - log_q)).sum(-1).mean().cpu()
+
+    backing_off(plan(loaded, examples, responses, batch_size), work)
+    return divergence
+
+
+def _answered(
+    loaded: LoadedModel, examples: Sequence[Example], responses: Sequence[str], part: list[int]
+) -> Encoded:
+    asked, said = [examples[i] for i in part], [responses[i] for i in part]
+    return encode(loaded, asked, said, side="left")
+
+
+def _logits(loaded: LoadedModel, batch: Encoded, keep: int) -> Float[Tensor, "batch keep vocab"]:
+    """Logits at the last `keep` positions."""
+    out = loaded.model(**batch.inputs, logits_to_keep=keep, use_cache=False)
+    logits: Tensor = out.logits[:, -keep:]
+    return logits
+
+
+def _at_answers(
+    loaded: LoadedModel, batch: Encoded
+) -> tuple[
+    Float[Tensor, "batch keep vocab"], Bool[Tensor, "batch keep"], Int[Tensor, "batch keep"]
+]:
+    """Logits near the end, which of them predict an answer's token, and that token."""
+    keep = int(batch.response_mask.sum(1).max()) + 1
+    labels = batch.labels[:, -keep:].roll(-1, 1)
+    return _logits(loaded, batch, keep), batch.predict_mask[:, -keep:], labels

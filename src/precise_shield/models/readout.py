@@ -1,0 +1,61 @@
+"""The cheap measure of refusal: how likely the answer starts as a refusal, in one forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import nan
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from precise_shield.core.errors import ConfigError
+from precise_shield.core.records import Example
+from precise_shield.models.encoding import Encoded, encode, plan
+from precise_shield.models.loading import LoadedModel
+
+
+class FirstTokenReadout:
+    """Prompts that are written once and read out under many states of the model.
+
+    A call gives `log p(R) - log(1 - p(R))` of each answer's first token, R being the tokens
+    with which refusals of its language start: nats, float64 on CPU, `[examples]`, in the order of
+    `examples`. The encoded prompts stay on the model's device between calls.
+
+    Raises:
+        ConfigError: a language of the examples has no refusal tokens.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        examples: Sequence[Example],
+        refusal_tokens: Mapping[str, Sequence[int]],
+        batch_size: int = 32,
+    ) -> None:
+        for language in sorted({example.language for example in examples}):
+            if not refusal_tokens.get(language):
+                raise ConfigError(
+                    f"no refusal tokens for language {language!r}; known: {sorted(refusal_tokens)}."
+                )
+        self.loaded, self.size = loaded, len(examples)
+        self._parts: list[tuple[list[int], Encoded, Bool[Tensor, "batch vocab"]]] = []
+        vocab = loaded.model.get_output_embeddings().weight.shape[0]
+        for part in plan(loaded, examples, None, batch_size):
+            asked = [examples[i] for i in part]
+            hits = torch.zeros(len(part), vocab, dtype=torch.bool, device=loaded.device)
+            for row, example in enumerate(asked):
+                hits[row, torch.tensor(refusal_tokens[example.language])] = True
+            self._parts.append((part, encode(loaded, asked, None, side="left"), hits))
+
+    @torch.inference_mode()
+    def __call__(self) -> Float[Tensor, " examples"]:
+        """Read the model out as it is, hooks included."""
+        odds = torch.full((self.size,), nan, dtype=torch.float64)
+        for part, batch, hits in self._parts:
+            out = self.loaded.model(**batch.inputs, logits_to_keep=1, use_cache=False)
+            logits = out.logits[:, -1].double()  # [batch, vocab]
+            inside = logits.masked_fill(~hits, -torch.inf).logsumexp(1)
+            outside = logits.masked_fill(hits, -torch.inf).logsumexp(1)
+            odds[part] = (inside - outside).cpu()
+        return odds

@@ -1,0 +1,14 @@
+"""The report of a run: a page, a model card's text, figures, and the closing table."""
+
+from __future__ import annotations
+
+from precise_shield.report.page import render_html, render_markdown, write_report
+from precise_shield.report.terminal import summary_lines, summary_renderables
+
+__all__ = [
+    "render_html",
+    "render_markdown",
+    "summary_lines",
+    "summary_renderables",
+    "write_report",
+]

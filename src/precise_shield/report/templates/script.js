@@ -1,0 +1,67 @@
+"use strict";
+(() => {
+  const tip = document.getElementById("tip");
+
+  // Tables: a button in each head sorts; what has no number goes last either way.
+  const compare = (a, b) => {
+    const x = a.dataset.v, y = b.dataset.v;
+    if (x !== undefined && y !== undefined) return Number(x) - Number(y);
+    return a.textContent.localeCompare(b.textContent, "en");
+  };
+  const sort = (table, column, head) => {
+    const down = head.getAttribute("aria-sort") === "ascending";
+    for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
+    head.setAttribute("aria-sort", down ? "descending" : "ascending");
+    const body = table.tBodies[0], rows = [...body.rows];
+    const numeric = rows.some((row) => row.cells[column].dataset.v !== undefined);
+    const missing = (row) => numeric && row.cells[column].dataset.v === undefined;
+    rows.sort((p, q) => missing(p) - missing(q) ||
+      (down ? -1 : 1) * compare(p.cells[column], q.cells[column]));
+    body.append(...rows);
+  };
+  for (const table of document.querySelectorAll("table.sortable")) {
+    [...table.tHead.rows[0].cells].forEach((head, column) => {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.append(...head.childNodes);
+      button.addEventListener("click", () => sort(table, column, head));
+      head.append(button);
+    });
+  }
+
+  // Figures: the words of <title>, shown at once; taken out so that no second box appears.
+  document.addEventListener("pointerover", (event) => {
+    const mark = event.target instanceof Element ? event.target.closest(".tip") : null;
+    tip.hidden = !mark;
+    if (!mark) return;
+    const title = mark.querySelector("title");
+    if (title) {
+      mark.setAttribute("data-tip", title.textContent);
+      title.remove();
+    }
+    tip.textContent = mark.getAttribute("data-tip");
+    const box = mark.getBoundingClientRect(), own = tip.getBoundingClientRect();
+    const left = Math.min(Math.max(8, box.left + box.width / 2 - own.width / 2), innerWidth - own.width - 8);
+    const above = box.top - own.height - 8;
+    tip.style.left = `${left}px`;
+    tip.style.top = `${above > 4 ? above : box.bottom + 8}px`;
+  });
+  document.addEventListener("scroll", () => { tip.hidden = true; }, { passive: true });
+  document.addEventListener("keydown", (event) => { if (event.key === "Escape") tip.hidden = true; });
+
+  // Numbers: open all tables at once, and on paper always.
+  const numbers = [...document.querySelectorAll("details.numbers")];
+  const all = document.getElementById("all");
+  all.hidden = false;
+  all.addEventListener("click", () => {
+    const open = !numbers.every((one) => one.open);
+    for (const one of numbers) one.open = open;
+    all.textContent = open ? "Close all tables" : "Open all tables";
+  });
+  let closed = [];
+  addEventListener("beforeprint", () => {
+    closed = numbers.filter((one) => !one.open);
+    for (const one of closed) one.open = true;
+  });
+  addEventListener("afterprint", () => { for (const one of closed) one.open = false; });
+})();

@@ -1,0 +1,43 @@
+"""Random neurons for an effect to beat: same layers, like column norm, like benign activation."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from precise_shield.core.controls import matched_random
+from precise_shield.core.sites import NeuronSet, Site
+from precise_shield.identify.collect import Stats
+from precise_shield.workflows.context import Run
+from precise_shield.workflows.identify import Atlas, collect_stats
+
+
+def features(run: Run) -> dict[Site, Float[Tensor, "width k"]]:
+    """What a control shares with the neuron it stands for.
+
+    Shapes: `[width, 2]`: log of the down-projection column's norm, and mean absolute
+        activation on benign probing examples, averaged over their cells.
+    """
+    stats = Stats.load(collect_stats(run).path("stats.safetensors"))
+    benign = [cell for cell in stats.cells() if cell.harm == "benign"]
+    position = run.config.identify.position
+    rows = {}
+    for site, norms in stats.norms.items():
+        seen = [stats.at(site, cell, position).pooled().magnitude for cell in benign]
+        rows[site] = torch.stack([norms.clamp(min=1e-12).log(), torch.stack(seen).mean(0)], dim=1)
+    return rows
+
+
+def control(
+    run: Run,
+    atlas: Atlas,
+    neurons: NeuronSet,
+    seed: int,
+    matched: dict[Site, Float[Tensor, "width k"]] | None = None,
+) -> NeuronSet:
+    """As many other neurons at the same sites as `neurons`, matched on `features`."""
+    columns = features(run) if matched is None else matched
+    return matched_random(
+        neurons, atlas.widths, seed=1000 * run.config.seed + seed, features=columns
+    )

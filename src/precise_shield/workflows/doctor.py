@@ -1,0 +1,83 @@
+"""What the tool sees in a model: towers, layers, units, parameters and memory, before a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from precise_shield.core.errors import UserError
+from precise_shield.core.moments import FOLDS
+from precise_shield.models.bind import BoundModel, bind
+from precise_shield.models.layouts import layouts_for
+from precise_shield.models.loading import ModelSpec, load, pick_device
+from precise_shield.models.skeleton import skeleton
+from precise_shield.workflows.config import Config, ModelSection
+from precise_shield.workflows.embedded import spec_of
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+CELLS = 60
+"""Cells that the estimate of the statistics assumes: ten languages, three modalities, two harms."""
+
+
+def doctor(section: ModelSection) -> dict[str, Any]:
+    """Describe a model; where its files are on this machine, load it and say what is wrong.
+
+    Raises:
+        UserError: the architecture is unknown or has no readable configuration.
+    """
+    spec = spec_of(section)
+    found = skeleton(spec)
+    towers = {}
+    for tower in layouts_for(found.config.model_type):
+        towers[tower] = _tower(bind(found.model, towers=(tower,)))
+    parameters = sum(p.numel() for p in found.model.parameters())
+    stored = str(found.config.dtype or torch.float32).removeprefix("torch.")
+    dtype = section.dtype if section.dtype != "auto" else stored
+    return {
+        "model": section.path,
+        "model_type": found.config.model_type,
+        "pictures": found.sees,
+        "parameters": parameters,
+        "device": str(pick_device(section.device)),
+        "towers": towers,
+        "memory_mib": _memory(found.model, towers["text"], parameters * BYTES.get(dtype, 4)),
+        "files": _files(spec),
+    }
+
+
+def _tower(bound: BoundModel) -> dict[str, Any]:
+    spots = list(bound.sites.values())
+    widths = sorted({spot.width for spot in spots})
+    return {
+        "layers": len(spots),
+        "units_a_layer": widths[0] if len(widths) == 1 else widths,
+        "neurons": sum(spot.width for spot in spots),
+        "read_at": f"input of {spots[0].owned[0].name}",
+        "owned": [f"{own.role}: {own.name}" for own in spots[0].owned],
+    }
+
+
+def _memory(model: torch.nn.Module, text: dict[str, Any], weights: int) -> dict[str, Any]:
+    """Weights, statistics of a run of ten languages, and the optimiser of 1 % of the neurons."""
+    default = Config.model_fields["align"].default
+    hidden = int(model.config.get_text_config().hidden_size)  # type: ignore[union-attr, operator]
+    chosen = text["neurons"] // 100
+    lora = 2 * default.rank * (chosen + hidden * text["layers"])
+    return {
+        "weights": round(weights / 2**20),
+        "statistics_ten_languages": round(4 * 8 * FOLDS * text["neurons"] * CELLS * 2 / 2**20),
+        "row_masked_lora_and_adamw_1_percent": round(16 * lora / 2**20, 1),
+    }
+
+
+def _files(spec: ModelSpec) -> str:
+    """Whether what lies on this machine loads, in a sentence."""
+    if not Path(spec.path).exists():
+        return "on the hub, not loaded: run with a local folder to have the files checked"
+    try:
+        loaded = load(spec)
+    except UserError as error:
+        return f"PROBLEM: {error}"
+    return f"load well; stop tokens {list(loaded.stop_ids)}, weights {loaded.fingerprint[:16]}"

@@ -1,0 +1,188 @@
+"""Answer and judge the test prompts in every condition, and measure the drift on benign ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import nan
+
+from precise_shield.core.records import Example, Label, Response, Verdict
+from precise_shield.core.store import digest
+from precise_shield.core.summary import Condition, DifferenceRow, Measure, RateRow, Sample
+from precise_shield.data.contrast import by_cell
+from precise_shield.evaluate.bootstrap import GroupedDifference, grouped_difference
+from precise_shield.evaluate.judges import JUDGES
+from precise_shield.evaluate.measures import difference_rows, outcomes, rate_rows
+from precise_shield.models.likelihood import benign_kl
+from precise_shield.workflows.align import align
+from precise_shield.workflows.conditions import (
+    State,
+    aligned_state,
+    base_state,
+    respond,
+    suppressed_states,
+)
+from precise_shield.workflows.context import Run
+from precise_shield.workflows.identify import identify
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What every condition answered, how it was judged, and what follows."""
+
+    examples: list[Example]
+    conditions: list[Condition]
+    responses: dict[str, list[Response]]
+    verdicts: dict[str, list[Verdict]]
+    rates: list[RateRow]
+    differences: list[DifferenceRow]
+    benign_kl: dict[str, float]
+    rule: str
+
+    def compared(
+        self,
+        measure: Measure,
+        condition: str,
+        reference: str,
+        keep: Sequence[Example] | None = None,
+    ) -> GroupedDifference:
+        """`condition` minus `reference` on the same prompts, resampled by parallel group."""
+        examples = self.examples if keep is None else list(keep)
+        table = outcomes(self.examples, self.every_verdict(), measure, self.rule)
+        groups = {example.id: example.group for example in examples}
+        before, after = (
+            {key: hit for key, hit in table[name].items() if key in groups}
+            for name in (reference, condition)
+        )
+        return grouped_difference(before, after, groups)
+
+    def every_verdict(self) -> list[Verdict]:
+        """The verdicts of all conditions, one after the other."""
+        return [verdict for rows in self.verdicts.values() for verdict in rows]
+
+    def labels(self) -> dict[str, dict[str, int]]:
+        """Per condition, how the responses to harmful prompts were read."""
+        harmful = {example.id for example in self.examples if example.harm == "harmful"}
+        counts: dict[str, dict[str, int]] = {}
+        for condition, verdicts in self.verdicts.items():
+            here = counts.setdefault(condition, {})
+            for verdict in verdicts:
+                if verdict.example in harmful:
+                    here[verdict.label] = here.get(verdict.label, 0) + 1
+        return counts
+
+
+def evaluate(run: Run) -> Evaluation:
+    """Generate, judge and count in the order base, aligned, controls, suppressed.
+
+    Raises:
+        EmptyCellError: the test split is empty.
+    """
+    atlas, arms = identify(run), align(run)
+    examples = run.examples(run.config.evaluate.split)
+    states = [base_state(), *map(aligned_state, arms), *suppressed_states(run, atlas)]
+    responses = {state.name: respond(run, state, examples) for state in states}
+    verdicts = judge(run, examples, responses)
+    rule = run.config.evaluate.rule
+    names = [state.name for state in states]
+    every = [verdict for name in names for verdict in verdicts[name]]
+    differences = [
+        row
+        for after, before in comparisons(states)
+        for row in difference_rows(before, after, examples, every, rule)
+    ]
+    drift = {state.name: _drift(run, state, examples) for state in states[1:]}
+    return Evaluation(
+        examples,
+        [state.condition for state in states],
+        responses,
+        verdicts,
+        rate_rows(examples, every, rule),
+        differences,
+        drift,
+        rule,
+    )
+
+
+def comparisons(states: Sequence[State]) -> list[tuple[str, str]]:
+    """Which condition is compared with which: each with the base, each effect with its control."""
+    kinds = {kind: [s.name for s in states if s.condition.kind == kind] for kind in KINDS}
+    pairs = [(state.name, "base") for state in states[1:]]
+    pairs += [(name, control) for name in kinds["aligned"] for control in kinds["random_rows"]]
+    suppressed, beside = kinds["suppressed"], kinds["random_suppressed"]
+    return pairs + [(name, control) for name in suppressed for control in beside]
+
+
+KINDS = ("aligned", "random_rows", "suppressed", "random_suppressed", "zero_shot")
+
+
+def judge(
+    run: Run, examples: list[Example], responses: dict[str, list[Response]]
+) -> dict[str, list[Verdict]]:
+    """Verdicts from the configured judge; stored, and never generating again."""
+    name = run.config.evaluate.judge
+    reader = JUDGES[name](run.data.examples)
+    by_id = {example.id: example for example in examples}
+    verdicts = {}
+    for condition, said in responses.items():
+        texts = sorted((each.example, each.text) for each in said)
+        made_by = run.made_by(
+            examples, judge=name, reads=digest(reader.describe()), texts=digest(texts)
+        )
+        stage = run.store.stage("judge", made_by)
+        with run.working(stage, f"judge {condition} with {name}") as todo:
+            if todo:
+                pairs = [(by_id[each.example], each) for each in said]
+                stage.write_table("verdicts.jsonl", reader.judge(pairs))
+        rows = stage.read_table("verdicts.jsonl", Verdict)
+        verdicts[condition] = [replace(row, condition=condition) for row in rows]
+    return verdicts
+
+
+def _drift(run: Run, state: State, examples: list[Example]) -> float:
+    """Mean KL(base || state) in nats a token over the benign answers of the test split."""
+    benign = [e for e in examples if e.harm == "benign" and e.target]
+    cells = by_cell(benign)
+    take = max(1, run.config.evaluate.kl_rows // max(1, len(cells)))
+    rows = [e for cell in cells.values() for e in cell[:take]]
+    if not rows or not run.config.evaluate.kl_rows:
+        return nan
+    made_by = run.made_by(rows, **state.made_by)
+    stage = run.store.stage("drift", made_by)
+    with run.working(stage, f"drift of {state.name} on {len(rows)} benign answers") as todo:
+        if todo:
+            values = benign_kl(
+                run.loaded,
+                rows,
+                [row.target or "" for row in rows],
+                lambda: state.enter(run.bound),
+                run.config.evaluate.batch_size,
+            )
+            stage.write_json("drift.json", {"kl": float(values.mean()), "n": len(rows)})
+    return float(stage.read_json("drift.json")["kl"])
+
+
+def samples(run: Run, found: Evaluation) -> list[Sample]:
+    """A few prompts of every language and modality in turn, with what each condition said."""
+    wanted, chosen = run.config.evaluate.samples, []
+    cells = list(by_cell(found.examples).values())
+    for place in range(max(map(len, cells), default=0)):
+        chosen += [cell[place] for cell in cells[place::3] if place < len(cell)]
+        if len(chosen) >= wanted:
+            break
+    texts = {name: {r.example: r.text for r in said} for name, said in found.responses.items()}
+    labels: dict[str, dict[str, Label]] = {
+        name: {v.example: v.label for v in rows} for name, rows in found.verdicts.items()
+    }
+    return [
+        Sample(
+            example=example.id,
+            language=example.language,
+            modality=example.modality,
+            harm=example.harm,
+            prompt=example.prompt,
+            responses={name: said[example.id] for name, said in texts.items()},
+            labels={name: read[example.id] for name, read in labels.items()},
+        )
+        for example in chosen[:wanted]
+    ]

@@ -1,0 +1,123 @@
+"""Say where the neurons sit, what languages and modalities share, and how sure that is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from precise_shield.analyse.overlap import overlaps
+from precise_shield.core.masks import Masks
+from precise_shield.core.sites import NeuronSet, Site
+from precise_shield.core.store import Stage
+from precise_shield.core.summary import CurvePoint, NeuronFacts, Overlap, SetFacts
+from precise_shield.identify.collect import Stats
+from precise_shield.identify.select import Draws, evaluate
+from precise_shield.identify.stability import drawn_sets, halves, shuffled, split_half
+from precise_shield.workflows.context import Run
+from precise_shield.workflows.identify import Atlas, collect_stats, identify, select, selection
+
+
+def explain(run: Run) -> NeuronFacts:
+    """Overlap beside its chance and ceiling, depth, and the curve over p.
+
+    Everything is computed from the stored statistics; the model does not run.
+    """
+    atlas = identify(run)
+    section = run.config.identify
+    made_by = {
+        "collect": collect_stats(run).key,
+        "identify": section.model_dump(exclude={"batch_size"}),
+        "seed": run.config.seed,
+    }
+    stage = run.store.stage("explain", made_by)
+    with run.working(stage, f"explain: {section.draws} draws of shuffled labels") as todo:
+        if todo:
+            stats = Stats.load(collect_stats(run).path("stats.safetensors"))
+            stage.write_json("explain.json", _facts(run, atlas, stats).model_dump(mode="json"))
+    return read_facts(stage)
+
+
+def read_facts(stage: Stage) -> NeuronFacts:
+    """Read `explain.json`."""
+    return NeuronFacts.model_validate(stage.read_json("explain.json"))
+
+
+def _facts(run: Run, atlas: Atlas, stats: Stats) -> NeuronFacts:
+    section = run.config.identify
+    null = _drawn(run, atlas, stats, lambda i: shuffled(section.draws, run.config.seed + 1 + i))
+    cuts = halves(max(10, section.draws // 10), run.config.seed)
+    half = (
+        _drawn(run, atlas, stats, lambda _: cuts[0]),
+        _drawn(run, atlas, stats, lambda _: cuts[1]),
+    )
+    agreement = split_half(*half)
+    shared: list[Overlap] = []
+    for family in comparable(atlas):
+        shared += overlaps(family, sets=atlas.sets, widths=atlas.widths, shuffled=null, halves=half)
+    return NeuronFacts(
+        score=section.score,
+        position=section.position,
+        p=section.p,
+        chosen=section.chosen,
+        sets=[
+            SetFacts(
+                name=name,
+                size=len(neurons),
+                by_layer=by_layer(neurons, atlas.widths),
+                split_half=known(agreement[name]),
+                shuffled_size=known(float(null[name].sizes().mean())),
+            )
+            for name, neurons in atlas.sets.items()
+        ],
+        overlaps=shared,
+        curve=[_point(run, atlas, stats, p) for p in _swept(run, atlas)],
+    )
+
+
+def _drawn(run: Run, atlas: Atlas, stats: Stats, draws: Callable[[int], Draws]) -> dict[str, Masks]:
+    sets = drawn_sets(stats, atlas.places, selection(run), run.config.identify.anchor, draws)
+    sets.setdefault(atlas.chosen, evaluate(atlas.chosen, sets))
+    return sets
+
+
+def comparable(atlas: Atlas) -> list[list[str]]:
+    """Names to compare pairwise: languages within a modality, modalities within a language."""
+    languages = sorted({language for language, _ in atlas.places})
+    modalities = sorted({modality for _, modality in atlas.places})
+    rows = [[f"{lang}/{mod}" for lang in languages] for mod in modalities]
+    columns = [[f"{lang}/{mod}" for mod in modalities] for lang in languages]
+    families = [*rows, *(columns if len(modalities) > 1 else [])]
+    return [[name for name in family if name in atlas.sets] for family in families]
+
+
+def by_layer(neurons: NeuronSet, widths: dict[Site, int]) -> list[int]:
+    """Neurons in each layer of the text tower, first layer first."""
+    return [len(neurons.units.get(site, ())) for site in sorted(widths)]
+
+
+def _swept(run: Run, atlas: Atlas) -> list[float]:
+    """Every p of the sweep that is at least one neuron of every layer."""
+    section, least = run.config.identify, 1 / min(atlas.widths.values())
+    values = sorted({*section.sweep, section.p})
+    small = [p for p in values if p < least]
+    if small:
+        run.warnings.append(f"p {small} is less than one neuron a layer and left out of the curve")
+    return [p for p in values if p >= least]
+
+
+def _point(run: Run, atlas: Atlas, stats: Stats, p: float) -> CurvePoint:
+    section = run.config.identify
+    choice = selection(run, p)
+    sets = select(stats, choice, section.anchor)
+    cuts = halves(max(10, section.draws // 10), run.config.seed)
+    first, second = (
+        drawn_sets(stats, atlas.places, choice, section.anchor, lambda _, cut=cut: cut)  # type: ignore[misc]
+        for cut in cuts
+    )
+    name = section.chosen
+    agreement = split_half({name: evaluate(name, first)}, {name: evaluate(name, second)})[name]
+    return CurvePoint(p=p, size=len(evaluate(name, sets)), split_half=known(agreement))
+
+
+def known(value: float) -> float | None:
+    """JSON has no NaN: what is undefined is null."""
+    return None if value != value else round(value, 6)

@@ -1,0 +1,87 @@
+"""All stages, from a configuration to a page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from precise_shield.core.errors import StoreError
+from precise_shield.core.store import read_json, readable_errors
+from precise_shield.core.summary import Summary
+from precise_shield.report.page import write_report
+from precise_shield.workflows.align import align
+from precise_shield.workflows.config import commented
+from precise_shield.workflows.context import Run
+from precise_shield.workflows.evaluate import evaluate
+from precise_shield.workflows.explain import explain
+from precise_shield.workflows.identify import identify
+from precise_shield.workflows.summarise import summarise
+from precise_shield.workflows.verify import verify
+
+
+def run_all(run: Run) -> Summary:
+    """Identify, explain, verify, align, evaluate, report; finished stages are taken as they are."""
+    run.store.write_text("config.yaml", commented(run.config))
+    run.reporter.say(budget(run))
+    atlas = identify(run)
+    facts = explain(run)
+    verified = verify(run)
+    arms = align(run)
+    found = evaluate(run)
+    summary = summarise(run, atlas, facts, verified, arms, found)
+    run.store.write_text("summary.json", summary.model_dump_json(indent=1) + "\n")
+    write_pages(run.folder)
+    return summary
+
+
+def budget(run: Run) -> str:
+    """How much will be generated, before anything is."""
+    section = run.config
+    test = len(run.examples(section.evaluate.split))
+    conditions = (
+        3 + section.align.random_seeds + len(section.align.zero_shot)
+        + section.evaluate.random_suppressions - 1 + 1
+    )  # fmt: skip
+    return (
+        f"budget: {conditions} conditions x {test} test prompts = {conditions * test} answers of at"
+        f" most {section.evaluate.max_new_tokens} tokens"
+    )
+
+
+def plan(run: Run) -> list[str]:
+    """What `run` would do, without a model."""
+    splits = {split: 0 for split in ("probe", "train", "validation", "test")}
+    for example in run.data.examples:
+        splits[example.split] += 1
+    section = run.config
+    arms = ["aligned", *(f"random-rows-{seed}" for seed in range(section.align.random_seeds))]
+    arms += [part.name for part in section.align.zero_shot]
+    return [
+        f"model     {section.model.path}",
+        "data      " + ", ".join(f"{split} {count}" for split, count in splits.items()),
+        f"identify  {section.identify.score} at {section.identify.position}, p {section.identify.p},"
+        f" set {section.identify.chosen}",
+        f"verify    {section.verify.random_sets} random sets on split {section.verify.split}",
+        f"align     {', '.join(arms)}",
+        f"evaluate  judge {section.evaluate.judge}, rule {section.evaluate.rule}",
+        budget(run),
+        f"folder    {run.folder}",
+    ]
+
+
+def write_pages(folder: Path) -> list[Path]:
+    """Write `report.html`, `report.md` and the figures from a folder's `summary.json`.
+
+    Raises:
+        StoreError: there is no summary, or it is of another schema.
+    """
+    path = folder / "summary.json"
+    try:
+        summary = Summary.model_validate(read_json(path))
+    except ValidationError as error:
+        raise StoreError(
+            f"{path} is not a summary of this version ({error.error_count()} problems); run again."
+        ) from error
+    with readable_errors(folder):
+        return list(write_report(summary, folder).values())

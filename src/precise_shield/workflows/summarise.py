@@ -1,0 +1,95 @@
+"""Gather a run's artefacts into `summary.json`."""
+
+from __future__ import annotations
+
+import datetime as dt
+import platform
+from importlib.metadata import version
+
+import torch
+
+from precise_shield import __version__
+from precise_shield.core.summary import (
+    DataFacts,
+    ModelFacts,
+    NeuronFacts,
+    Summary,
+    Verification,
+)
+from precise_shield.data.contrast import fingerprint
+from precise_shield.evaluate.rules import RULES
+from precise_shield.workflows.align import Arm
+from precise_shield.workflows.claims import claims
+from precise_shield.workflows.context import Run
+from precise_shield.workflows.evaluate import Evaluation, samples
+from precise_shield.workflows.identify import Atlas
+
+
+def summarise(
+    run: Run,
+    atlas: Atlas,
+    facts: NeuronFacts,
+    verified: Verification,
+    arms: list[Arm],
+    found: Evaluation,
+) -> Summary:
+    """Everything the run measured, in the form that the report reads and `summary.json` keeps."""
+    config = run.config
+    drift = {name: kl for name, kl in found.benign_kl.items() if kl == kl}
+    return Summary(
+        name=config.name,
+        created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        judge=config.evaluate.judge,
+        rule=RULES[config.evaluate.rule].meaning,
+        model=_model(run, atlas),
+        data=_data(run, found),
+        conditions=found.conditions,
+        rates=found.rates,
+        differences=found.differences,
+        neurons=facts,
+        verification=verified.model_copy(update={"benign_kl": drift}),
+        receipts=[arm.receipt for arm in arms],
+        claims=claims(config, found, facts, verified),
+        costs=run.costs,
+        samples=samples(run, found),
+        seeds={"seed": config.seed},
+        versions={
+            "precise-shield": __version__,
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("torch", "transformers", "tokenizers", "numpy")},
+        },
+        warnings=run.warnings,
+        config=config.model_dump(mode="json"),
+    )
+
+
+def _model(run: Run, atlas: Atlas) -> ModelFacts:
+    loaded = run.loaded
+    return ModelFacts(
+        path=run.config.model.path,
+        revision=run.config.model.revision,
+        model_type=loaded.model_type,
+        fingerprint=loaded.fingerprint,
+        parameters=sum(parameter.numel() for parameter in loaded.model.parameters()),
+        layers=len(atlas.widths),
+        neurons=sum(atlas.widths.values()),
+        dtype=str(loaded.model.dtype).removeprefix("torch."),
+        device=str(loaded.device if loaded.device.type == "cpu" else torch.cuda.get_device_name())
+        if loaded.device.type in {"cpu", "cuda"}
+        else str(loaded.device),
+    )
+
+
+def _data(run: Run, found: Evaluation) -> DataFacts:
+    counts: dict[str, int] = {}
+    for example in run.data.examples:
+        key = f"{example.split}/{example.harm}"
+        counts[key] = counts.get(key, 0) + 1
+    return DataFacts(
+        fingerprint=fingerprint(run.data.examples),
+        counts=counts,
+        languages=sorted({example.language for example in run.data.examples}),
+        modalities=sorted({example.modality for example in run.data.examples}),
+        dropped=run.data.dropped_rows,
+        labels=found.labels(),
+    )

@@ -1,0 +1,161 @@
+"""The causal check: does suppressing these neurons hurt refusal more than other neurons do?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import nan
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from precise_shield.core.errors import EmptyCellError
+from precise_shield.core.records import Example
+from precise_shield.core.sites import NeuronSet
+from precise_shield.core.store import digest
+from precise_shield.core.summary import Readout, Verification
+from precise_shield.evaluate.measures import holm
+from precise_shield.intervene.edits import intervening, suppress
+from precise_shield.models.likelihood import first_token_ids
+from precise_shield.models.readout import FirstTokenReadout
+from precise_shield.workflows.context import Run
+from precise_shield.workflows.controls import control, features
+from precise_shield.workflows.identify import identify
+
+CONTROL_SEED = 10_000
+"""Seeds of the read-out's random sets start here, apart from those that are tuned."""
+
+
+def verify(run: Run) -> Verification:
+    """Refusal log-odds of the first response token, with the neurons at zero.
+
+    Beside it stands the same readout under matched random sets; p = (1 + #{random at most as
+    high}) / (1 + R), Holm's correction over language x modality.
+
+    Raises:
+        EmptyCellError: the split holds no harmful prompt.
+    """
+    atlas, section = identify(run), run.config.verify
+    prompts = _prompts(run)
+    made_by = run.made_by(
+        prompts,
+        neurons=digest(atlas.neurons.to_json()),
+        random_sets=section.random_sets,
+        refusals=digest(_refusals(run)),
+    )
+    stage = run.store.stage("verify", made_by)
+    what = f"verify on {len(prompts)} prompts against {section.random_sets} random sets"
+    with run.working(stage, what) as todo:
+        if todo:
+            matched = features(run)
+            readout = FirstTokenReadout(
+                run.loaded, prompts, _tokens(run), run.config.verify.batch_size
+            )
+            drawn = [
+                control(run, atlas, atlas.neurons, CONTROL_SEED + i, matched)
+                for i in range(section.random_sets)
+            ]
+            base = readout()
+            with run.reporter.bar("suppress", 1 + len(drawn)) as advance:
+                chosen = _suppressed(run, atlas.neurons, readout)
+                advance(1)
+                random = []
+                for neurons in drawn:
+                    random.append(_suppressed(run, neurons, readout))
+                    advance(1)
+            rows = readouts(prompts, base, chosen, torch.stack(random))
+            found = Verification(readouts=rows, benign_kl={}, verdict=verdict(rows))
+            stage.write_json("verify.json", found.model_dump(mode="json"))
+    return Verification.model_validate(stage.read_json("verify.json"))
+
+
+def _suppressed(
+    run: Run, neurons: NeuronSet, readout: FirstTokenReadout
+) -> Float[Tensor, " prompts"]:
+    with intervening(run.bound, neurons, suppress):
+        return readout()
+
+
+def _prompts(run: Run) -> list[Example]:
+    section = run.config.verify
+    kept: dict[object, list[Example]] = {}
+    for example in run.examples(section.split):
+        if example.harm == "harmful":
+            cell = kept.setdefault(example.cell, [])
+            if section.per_cell is None or len(cell) < section.per_cell:
+                cell.append(example)
+    prompts = [example for cell in kept.values() for example in cell]
+    if not prompts:
+        raise EmptyCellError(
+            f"split {section.split!r} holds no harmful prompt to verify on; set verify.split."
+        )
+    return prompts
+
+
+def _refusals(run: Run) -> dict[str, list[str]]:
+    """Refusals per language, as the data teach them."""
+    texts: dict[str, set[str]] = {}
+    for example in run.data.examples:
+        if example.harm == "harmful" and example.target:
+            texts.setdefault(example.language, set()).add(example.target)
+    return {language: sorted(said) for language, said in texts.items()}
+
+
+def _tokens(run: Run) -> dict[str, list[int]]:
+    return {lang: first_token_ids(run.loaded, said) for lang, said in _refusals(run).items()}
+
+
+def readouts(
+    prompts: Sequence[Example],
+    base: Float[Tensor, " prompts"],
+    suppressed: Float[Tensor, " prompts"],
+    random: Float[Tensor, "sets prompts"],
+) -> list[Readout]:
+    """One row a language and modality, and a pooled one first."""
+    places = sorted({(example.language, example.modality) for example in prompts})
+    rows = [_row(None, [True] * len(prompts), base, suppressed, random)]
+    for place in places:
+        here = [(example.language, example.modality) == place for example in prompts]
+        rows.append(_row(place, here, base, suppressed, random))
+    corrected = holm([nan if row.p_value is None else row.p_value for row in rows[1:]])
+    return [rows[0]] + [
+        row.model_copy(update={"p_holm": p}) for row, p in zip(rows[1:], corrected, strict=True)
+    ]
+
+
+def _row(
+    place: tuple[str, str] | None,
+    here: list[bool],
+    base: Tensor,
+    suppressed: Tensor,
+    random: Tensor,
+) -> Readout:
+    mask = torch.tensor(here)
+    value = float(suppressed[mask].mean())
+    controls = random[:, mask].mean(1)
+    return Readout(
+        language=place[0] if place else None,
+        modality=place[1] if place else None,  # type: ignore[arg-type]
+        n=int(mask.sum()),
+        base=float(base[mask].mean()),
+        suppressed=value,
+        random=[round(float(each), 4) for each in controls],
+        p_value=(1 + int((controls <= value).sum())) / (1 + len(controls)),
+        p_holm=None,
+    )
+
+
+def verdict(rows: Sequence[Readout]) -> str:
+    """One sentence, as careful as the numbers."""
+    pooled, cells = rows[0], rows[1:]
+    drop = pooled.base - pooled.suppressed
+    control = pooled.base - sum(pooled.random) / len(pooled.random)
+    hurt = sum(1 for row in cells if row.p_holm is not None and row.p_holm <= 0.05)
+    numbers = (
+        f"suppression lowers the refusal log-odds by {drop:.2f} nats, matched random sets by"
+        f" {control:.2f} on average (p = {pooled.p_value:.3g}); {hurt} of {len(cells)} cells are"
+        " below every correction's level of 0.05"
+    )
+    if pooled.p_value is not None and pooled.p_value <= 0.05 and drop > control:
+        return f"The neurons carry refusal beyond chance: {numbers}."
+    return f"No effect beyond the random control: {numbers}."
