@@ -212,8 +212,9 @@ def test_merged_bfloat16_weights_are_the_sum_rounded_once():
     bound = build("llama", torch.bfloat16)
     with tuning(bound, chosen(bound), DirectUnits(), seed=0) as deltas:
         for parameter in deltas.parameters():
-            parameter.data.normal_(std=0.01)
+            parameter.data.normal_()
         bound.model(**batch(bound).inputs)
+    better = 0
     for change, part in zip(deltas.sparse().changes, deltas.parts, strict=True):
         exact = change.old.double() + part.d.detach().double()
         off = (change.new.double() - exact).abs()
@@ -221,7 +222,8 @@ def test_merged_bfloat16_weights_are_the_sum_rounded_once():
             beside = torch.nextafter(change.new, torch.tensor(away, dtype=torch.bfloat16))
             assert (off <= (beside.double() - exact).abs()).all()
         twice = (change.old + part.d.detach().bfloat16()).double()
-        assert (off < (twice - exact).abs()).any()
+        better += int((off < (twice - exact).abs()).sum())
+    assert better > 0
 
 
 def test_dropout_is_on_in_training_and_off_elsewhere():

@@ -54,14 +54,18 @@ def depth_figure(view: View) -> Figure | None:
         panels.append(Panel(f"chosen set: {facts.name} ({count(facts.size)} neurons)", chart))
         rows += _depth_rows(facts.name, {"chosen set": [float(n) for n in facts.by_layer]})
     numbers = table("Neurons a layer, mean of the group", ["set", "group", "layer", "mean"], rows)
-    legend = (("aligned", "mean of en and zh (HRL)"), ("zero", "mean of the others"))
+    legend = []
+    if view.high_resource:
+        legend.append(("aligned", f"mean of {listed(view.high_resource)} (HRL)"))
+    if view.others:
+        legend.append(("zero", "mean of the others"))
     return Figure(
         "depth",
         "Depth profile",
         "Layer 0 is the first; fine lines are single languages.",
         tuple(panels),
         numbers,
-        legend,
+        tuple(legend),
     )
 
 

@@ -125,8 +125,11 @@ def heat_map(
     high = 34 if deep else 26
     wide = max((WIDTH - LABELS) / max(1, len(columns)), 26.0)
     wide = min(wide, 92.0)
-    top = 34.0
-    parts = [_column_head(name, LABELS + (k + 0.5) * wide, wide) for k, name in enumerate(columns)]
+    heads = [_head_lines(name, wide) for name in columns]
+    top = 21.0 if all(len(lines) == 1 for lines in heads) else 34.0
+    parts = [
+        _column_head(lines, LABELS + (k + 0.5) * wide, top, wide) for k, lines in enumerate(heads)
+    ]
     y = top
     for index, (name, row) in enumerate(zip(rows, squares, strict=True)):
         y += 8 if index in gaps else 0
@@ -139,15 +142,19 @@ def heat_map(
     return drawing(max(WIDTH, LABELS + wide * len(columns)), y + 4, label, parts)
 
 
-def _column_head(name: str, x: float, wide: float) -> Markup:
+def _head_lines(name: str, wide: float) -> list[str]:
     words = name.split("-", 1) if label_width(name) > wide - 4 else [name]
-    if len(words) == 2:
-        words[0] += "-"
-    lines = [
-        text(x, 28 - 13 * (len(words) - 1 - k), fitted(word, wide), "t-small t-soft", "middle")
-        for k, word in enumerate(words)
-    ]
-    return join(lines)
+    return [words[0] + "-", words[1]] if len(words) == 2 else words
+
+
+def _column_head(lines: Sequence[str], x: float, top: float, wide: float) -> Markup:
+    above = [top - 6 - 13 * (len(lines) - 1 - k) for k in range(len(lines))]
+    return join(
+        [
+            text(x, y, fitted(words, wide), "t-small t-soft", "middle")
+            for y, words in zip(above, lines, strict=True)
+        ]
+    )
 
 
 def _square(square: Square, x: float, y: float, wide: float, high: float, ramp: str) -> Markup:

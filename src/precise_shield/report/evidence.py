@@ -63,7 +63,8 @@ def _control(view: View, aligned: str, control: str) -> Finding:
         "Random rows",
         tones[change.direction],
         f"{label[:1].upper()}{label[1:]} reached"
-        f" {share_text(view.rate(control, 'attack_success'))}; the safety rows {words}: {points_text(change)}.{tail if tested else ''}",
+        f" {share_text(view.rate(control, 'attack_success'))}; the safety rows {words}:"
+        f" {points_text(change)}.{tail if tested else ''}",
     )
 
 
@@ -198,6 +199,7 @@ def _receipt(r: Receipt, view: View) -> Finding:
         f" ({tiny_share(r.trained_with_a, whole)}), {count(r.changed_weights)} weights differ after"
         f" merging ({tiny_share(r.changed_weights, whole)});"
         f" {sure if r.untouched_verified else unsure}.",
+        "verified" if r.untouched_verified else "NOT verified",
     )
 
 

@@ -44,6 +44,12 @@ class Finding:
     about: str
     tone: Tone
     sentence: str
+    word: str = ""
+    """What stands beside the sentence in place of the tone's own word."""
+
+    @property
+    def stamp(self) -> str:
+        return self.word or TONE_WORDS[self.tone]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from precise_shield.report.evidence import (
     where_findings,
 )
 from precise_shield.report.headline import (
-    TONE_WORDS,
     Finding,
     safer_findings,
     verdict,
@@ -92,7 +91,7 @@ def render_markdown(summary: Summary) -> str:
 
 
 def _section(title: str, findings: Sequence[Finding]) -> list[str]:
-    items = [f"- *{TONE_WORDS[f.tone]}* {plain(f.about)}: {plain(f.sentence)}" for f in findings]
+    items = [f"- *{f.stamp}* {plain(f.about)}: {plain(f.sentence)}" for f in findings]
     return [f"## {title}", "", *items, ""]
 
 

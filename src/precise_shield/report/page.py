@@ -37,7 +37,7 @@ from precise_shield.report.figures import (
     rate_maps,
     suppression_figure,
 )
-from precise_shield.report.headline import TONE_WORDS, safer_findings, tiles, verdict
+from precise_shield.report.headline import safer_findings, tiles, verdict
 from precise_shield.report.markdown import render_markdown
 from precise_shield.report.overlap import modality_figure, overlap_figure
 from precise_shield.report.palette import palette_css
@@ -231,7 +231,6 @@ def _environment() -> Environment:
         finalize=_shown,
     )
     environment.filters["tidy"] = _tidy
-    environment.globals["tone_words"] = TONE_WORDS
     environment.globals["tone_signs"] = {"good": "●", "bad": "▲", "unclear": "○", "plain": "–"}
     environment.globals["legend_glyph"] = legend_glyph
     return environment

@@ -9,7 +9,7 @@ from math import ceil, floor, isfinite, log10
 
 from markupsafe import Markup, escape
 
-from precise_shield.report.words import MINUS, signed, visible
+from precise_shield.report.words import MINUS, visible
 
 WIDTH = 352
 """Width of every panel: three fit beside each other on a desk, one on a phone."""
@@ -111,10 +111,8 @@ class Axis:
     def name(self, tick: float) -> str:
         """The tick's label: percent without its sign, powers as `1k`, `1M`."""
         if self.percent:
-            return signed(100 * tick, 0)
-        if self.log:
-            return _power(tick)
-        return f"{tick:g}".replace("-", MINUS)
+            tick = 100 * tick
+        return _power(tick) if self.log else f"{tick:g}".replace("-", MINUS)
 
 
 def _power(value: float) -> str:
