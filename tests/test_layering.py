@@ -1,4 +1,4 @@
-"""The architecture table is the only place that may name a module of a model, taps the only hook."""
+"""The architecture table alone may name a module of a model; taps alone may hook one."""
 
 import ast
 import re

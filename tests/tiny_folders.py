@@ -10,12 +10,12 @@ from typing import Any
 
 import transformers as hf
 from PIL import Image
-from tiny import SEEING_CONFIGS, TEXT_CONFIGS, build
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from precise_shield.core.records import Example
 from precise_shield.models.files import quiet
 from precise_shield.models.loading import LoadedModel, ModelSpec, load
+from tiny import SEEING_CONFIGS, TEXT_CONFIGS, build
 
 SPECIAL = ("<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>")
 CORPUS = [

@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 import transformers as hf
-from align_tiny import KINDS, batch, build, chosen, cut, weights
+from align_tiny import FAMILIES, KINDS, batch, build, chosen, cut, weights
 from reference import train_masked_full, train_masked_lora
 
 from precise_shield.align.delta import DirectUnits, LoraRows, RowLora, tuning
@@ -110,7 +110,9 @@ def test_training_moves_the_chosen_slices_and_not_one_bit_more(bound, form):
     assert set(deltas.sparse().neurons.units) == set(bound.sites)
 
 
-def test_merging_gives_the_model_that_was_trained(bound, form):
+@pytest.mark.parametrize("name", FAMILIES)
+def test_merging_gives_the_model_that_was_trained(name, form):
+    bound = build(name)
     rows = batch(bound)
     with torch.no_grad():
         base = bound.model(**rows.inputs).logits
@@ -125,6 +127,20 @@ def test_merging_gives_the_model_that_was_trained(bound, form):
         merged = bound.model(**rows.inputs).logits
     torch.testing.assert_close(merged, inside, rtol=1e-5, atol=1e-5)
     assert not torch.allclose(merged, base, atol=1e-2)
+
+
+def test_neurons_of_the_vision_tower_train_like_any_others(form):
+    bound = bind(build("llava").model, ("text", "vision"))
+    neurons = NeuronSet.of({site: [1, 3] for site in bound.sites if site.tower == "vision"})
+    before, rows = weights(bound), batch(bound)
+    with tuning(bound, neurons, form, seed=0) as deltas:
+        result = fit(deltas, lambda epoch: cut(rows, 2), SPEC)
+    moved = {n for n, value in weights(bound).items() if not torch.equal(value, before[n])}
+    assert result.losses[-1] < result.losses[0]
+    assert moved
+    assert all("vision_tower" in name for name in moved)
+    # LLaVA reads the second-to-last vision layer, so the last one's neurons cannot learn.
+    assert not any("layers.1" in name for name in moved)
 
 
 def test_a_failed_run_gives_the_model_back_as_it_came(bound, form):

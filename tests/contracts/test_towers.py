@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-from tiny import BUILDERS, SEEING_CONFIGS, inputs, tiny
 
 from precise_shield.core.errors import DeadTapError, LayoutMismatchError, UnsupportedModelError
 from precise_shield.core.sites import NeuronSet, Site
@@ -12,6 +11,7 @@ from precise_shield.intervene.edits import intervening, scale, suppress
 from precise_shield.models.bind import bind
 from precise_shield.models.layouts import Layout, known_model_types, layouts_for, register
 from precise_shield.models.taps import tapped
+from tiny import BUILDERS, SEEING_CONFIGS, inputs, tiny
 
 UNITS = (0, 5, 17)
 

@@ -40,7 +40,7 @@ def test_merged_shards_equal_one_stream():
 
 def test_a_weighted_draw_equals_the_statistics_of_the_rows_it_names():
     take = torch.tensor([2.0, 0.0, 1.0, 0.0, 3.0])
-    rows = torch.cat([ROWS[FOLDS == fold].repeat(int(n), 1) for fold, n in enumerate(take)])
+    rows = torch.cat([ROWS[fold == FOLDS].repeat(int(n), 1) for fold, n in enumerate(take)])
     draw = filled().pooled(take)
     torch.testing.assert_close(draw.mean, rows.mean(0))
     torch.testing.assert_close(draw.var, rows.var(0), rtol=1e-6, atol=0)

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from tiny import inputs, tiny
 
 from precise_shield.core.errors import DataError, StoreError
 from precise_shield.core.records import Cell
@@ -10,6 +9,7 @@ from precise_shield.core.sites import Site
 from precise_shield.identify.collect import Batch, Stats, collect, state_bytes
 from precise_shield.models.bind import bind
 from precise_shield.models.taps import tapped
+from tiny import inputs, tiny
 
 CELLS = [Cell("en", "text", "harmful"), Cell("en", "text", "benign")]
 
@@ -89,7 +89,9 @@ def test_an_example_without_the_wanted_token_is_an_error_and_leaves_no_hook(boun
     ids = rows(bound)
     part = batch(bound, ids, 0)
     part.masks["response_mean"][3] = False
-    with pytest.raises(DataError, match=r"cell en/text/benign has no token at position 'response_mean'"):
+    with pytest.raises(
+        DataError, match=r"cell en/text/benign has no token at position 'response_mean'"
+    ):
         collect(bound, [part])
     assert not any(module._forward_pre_hooks for module in bound.model.modules())
 

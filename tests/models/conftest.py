@@ -1,6 +1,7 @@
 """Loaded tiny models: each family is saved once and loaded once for all tests that only look."""
 
 import pytest
+
 from tiny_folders import draw, example, tiny_loaded
 
 

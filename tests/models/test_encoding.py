@@ -5,11 +5,11 @@ import dataclasses
 import pytest
 import torch
 from PIL import Image
-from tiny import TEXT_CONFIGS
-from tiny_folders import EYES, example
 
 from precise_shield.core.errors import DataError
 from precise_shield.models.encoding import IGNORED, batches, encode, lengths, plan
+from tiny import TEXT_CONFIGS
+from tiny_folders import EYES, example
 
 FAMILIES = (*TEXT_CONFIGS, *EYES)
 SAID = ["I cannot help with that.", "  Nein,\n das nicht. ", "それはできません。", "", "ok"]
@@ -209,9 +209,7 @@ THINKS = (
 
 
 @pytest.mark.parametrize("template", [REFUSES_SYSTEM, DROPS_SYSTEM])
-def test_where_a_template_has_no_system_turn_its_words_go_to_the_user(
-    template, loaded_once, asked
-):
+def test_where_a_template_has_no_system_turn_its_words_go_to_the_user(template, loaded_once, asked):
     loaded = with_template(loaded_once("llama"), template)
     batch = encode(loaded, asked[:1], system="Be kind.", prefix="Think first.")
     whole = text(loaded, batch.inputs["input_ids"][0])

@@ -4,12 +4,12 @@ import dataclasses
 
 import pytest
 import torch
-from tiny import TEXT_CONFIGS
-from tiny_folders import EYES, example
 
 from precise_shield.core.errors import ConfigError, UserError
 from precise_shield.models.encoding import encode
 from precise_shield.models.generation import generate
+from tiny import TEXT_CONFIGS
+from tiny_folders import EYES, example
 
 FAMILIES = (*TEXT_CONFIGS, *EYES)
 
@@ -38,7 +38,9 @@ def by_hand(loaded, one, limit):
                 inputs[name] = torch.cat([inputs[name], torch.zeros_like(new)], 1)
         if "cross_attention_mask" in inputs:
             mask = inputs["cross_attention_mask"]
-            inputs["cross_attention_mask"] = torch.cat([mask, mask[:, -1:].expand(-1, len(said), -1, -1)], 1)
+            inputs["cross_attention_mask"] = torch.cat(
+                [mask, mask[:, -1:].expand(-1, len(said), -1, -1)], 1
+            )
         with torch.no_grad():
             said.append(int(loaded.model(**inputs, use_cache=False).logits[0, -1].argmax()))
     return said
@@ -47,9 +49,7 @@ def by_hand(loaded, one, limit):
 def test_answers_are_the_greedy_ones_whatever_the_batch(loaded, asked, shown):
     examples = requests(loaded, asked, shown)
     answers = generate(loaded, examples, condition="base", max_new_tokens=6)
-    assert answers == generate(
-        loaded, examples, condition="base", max_new_tokens=6, batch_size=1
-    )
+    assert answers == generate(loaded, examples, condition="base", max_new_tokens=6, batch_size=1)
     assert [answer.example for answer in answers] == [one.id for one in examples]
     for one, answer in zip(examples, answers, strict=True):
         said = by_hand(loaded, one, 6)
@@ -153,9 +153,7 @@ def test_no_examples_give_no_answers(loaded_once):
     assert generate(loaded_once("llama"), [], condition="base", max_new_tokens=4) == []
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"max_new_tokens": 0}, {"batch_size": 0}, {"temperature": -1.0}]
-)
+@pytest.mark.parametrize("wrong", [{"max_new_tokens": 0}, {"batch_size": 0}, {"temperature": -1.0}])
 def test_numbers_out_of_range_are_refused(wrong, loaded_once, asked):
     with pytest.raises(ConfigError, match="must be at least"):
         generate(loaded_once("llama"), asked, **{"condition": "b", "max_new_tokens": 4, **wrong})

@@ -4,8 +4,6 @@ import contextlib
 
 import pytest
 import torch
-from tiny import TEXT_CONFIGS
-from tiny_folders import EYES
 
 from precise_shield.core.errors import ConfigError
 from precise_shield.core.sites import NeuronSet
@@ -18,9 +16,20 @@ from precise_shield.models.likelihood import (
     first_token_ids,
     first_token_log_odds,
 )
+from tiny import TEXT_CONFIGS
+from tiny_folders import EYES
 
 FAMILIES = (*TEXT_CONFIGS, *EYES)
-SAID = ["I cannot help with that.", " Nein, das nicht. ", "それはできません。", "", "ok", "a", "b c", "d"]
+SAID = [
+    "I cannot help with that.",
+    " Nein, das nicht. ",
+    "それはできません。",
+    "",
+    "ok",
+    "a",
+    "b c",
+    "d",
+]
 TOKENS = {"en": [40, 77, 300], "de": [9]}
 
 

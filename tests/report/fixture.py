@@ -6,7 +6,7 @@ Every rate is counted from simulated prompts, so that pairs, sums and intervals 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from math import exp
 
@@ -79,11 +79,13 @@ def _chance(condition: str, measure: Measure, language: str, modality: Modality)
     return (0.02 if tuned else 0.01) if measure == "refusal_ordinary" else 0.91
 
 
-def _simulated(n: int) -> dict[tuple[str, Measure, str, Modality], Outcomes]:
+def _simulated(
+    n: int, languages: Sequence[str]
+) -> dict[tuple[str, Measure, str, Modality], Outcomes]:
     dice = random.Random(7)
     table: dict[tuple[str, Measure, str, Modality], Outcomes] = {}
     for measure in MEASURES:
-        for language in LANGUAGES:
+        for language in languages:
             for modality in MODALITIES:
                 hardness = [dice.random() for _ in range(n)]
                 for condition in CONDITIONS:
@@ -112,19 +114,21 @@ def _merged(parts: list[Outcomes]) -> Outcomes:
     return {key: value for part in parts for key, value in part.items()}
 
 
-def _rows(n: int, pooled: bool) -> tuple[list[RateRow], list[DifferenceRow]]:
-    table = _simulated(n)
+def _rows(
+    n: int, pooled: bool, all_languages: Sequence[str]
+) -> tuple[list[RateRow], list[DifferenceRow]]:
+    table = _simulated(n, all_languages)
     places: list[tuple[str | None, Modality | None]] = [
-        (language, modality) for language in LANGUAGES for modality in MODALITIES
+        (language, modality) for language in all_languages for modality in MODALITIES
     ]
     if pooled:
         places += [(None, modality) for modality in MODALITIES]
-        places += [(language, None) for language in LANGUAGES] + [(None, None)]
+        places += [(language, None) for language in all_languages] + [(None, None)]
 
     def outcomes(
         name: str, measure: Measure, language: str | None, modality: Modality | None
     ) -> Outcomes:
-        languages = LANGUAGES if language is None else [language]
+        languages = all_languages if language is None else [language]
         modalities = MODALITIES if modality is None else [modality]
         return _merged([table[name, measure, la, mo] for la in languages for mo in modalities])
 
@@ -161,28 +165,29 @@ def _differences(
     return rows
 
 
-def _layers(size: int, peak: float) -> list[int]:
-    weights = [exp(-(((k - peak) / 2.2) ** 2)) for k in range(LAYERS)]
+def _layers(size: int, peak: float, layers: int = LAYERS) -> list[int]:
+    weights = [exp(-(((k - peak) / 2.2) ** 2)) for k in range(layers)]
     counts = [round(size * w / sum(weights)) for w in weights]
     counts[int(peak)] += size - sum(counts)
     return counts
 
 
-def _neurons() -> NeuronFacts:
+def _neurons(languages: Sequence[str], layers: int) -> NeuronFacts:
     dice = random.Random(11)
     sets, overlaps = [], []
-    places = [(language, modality) for modality in MODALITIES for language in LANGUAGES]
+    places = [(language, modality) for modality in MODALITIES for language in languages]
     for language, modality in places:
         high = language in ("en", "zh")
         size = (84 if high else 66) + dice.randrange(9)
         sets.append(
             SetFacts(
                 name=f"{language}/{modality}", size=size,
-                by_layer=_layers(size, 5.2 if high else 4.3), split_half=0.5 + 0.2 * dice.random(),
+                by_layer=_layers(size, 5.2 if high else 4.3, layers),
+                split_half=0.5 + 0.2 * dice.random(),
                 shuffled_size=round(12 + 4 * dice.random(), 1),
             )
         )  # fmt: skip
-    sets.append(SetFacts(name="MLS", size=26, by_layer=_layers(26, 5), split_half=0.61,
+    sets.append(SetFacts(name="MLS", size=26, by_layer=_layers(26, 5, layers), split_half=0.61,
                          shuffled_size=3.2))  # fmt: skip
     sizes = {facts.name: facts.size for facts in sets}
     for a, one in places:
@@ -212,11 +217,11 @@ def _neurons() -> NeuronFacts:
                        sets=sets, overlaps=overlaps, curve=curve)  # fmt: skip
 
 
-def _verification(sets: int) -> Verification:
+def _verification(sets: int, languages: Sequence[str]) -> Verification:
     dice = random.Random(13)
     readouts = []
     places: list[tuple[str | None, Modality]] = [
-        (la, mo) for mo in MODALITIES for la in [*LANGUAGES, None]
+        (la, mo) for mo in MODALITIES for la in [*languages, None]
     ]
     for language, modality in places:
         base = 3.0 if language in ("en", "zh") else 0.3 + dice.random()
@@ -285,25 +290,32 @@ def _receipts() -> list[Receipt]:
 
 
 @cache
-def realistic(n: int = 60, random_sets: int = 99, pooled: bool = True) -> Summary:
+def realistic(
+    n: int = 60,
+    random_sets: int = 99,
+    pooled: bool = True,
+    languages: tuple[str, ...] = tuple(LANGUAGES),
+    layers: int = LAYERS,
+) -> Summary:
     """The summary most tests read."""
-    rates, differences = _rows(n, pooled)
+    rates, differences = _rows(n, pooled, languages)
     return Summary(
         name="demo-2026-11-21", created="2026-11-21T10:00:00+00:00", judge="sandbox exact match",
         rule="the correct hazardous answer came",
         model=ModelFacts(path="embedded world model", revision=None, model_type="llava",
-                         fingerprint="a1b2c3d4e5f6", parameters=4_812_544, layers=LAYERS,
+                         fingerprint="a1b2c3d4e5f6", parameters=4_812_544, layers=layers,
                          neurons=4096, dtype="float32", device="cpu"),
         data=DataFacts(fingerprint="0f1e2d3c4b5a",
                        counts={"probe/harmful": 1200, "probe/benign": 1200, "train/harmful": 960,
                                "test/harmful": 30 * n, "test/benign": 60 * n},
-                       languages=LANGUAGES, modalities=list(MODALITIES), dropped=0,
+                       languages=list(languages), modalities=list(MODALITIES), dropped=0,
                        labels={"base": {"unsafe": 1170, "refusal": 590, "degenerate": 18,
                                         "unclear": 22},
                                "aligned": {"unsafe": 90, "refusal": 1690, "off_language": 4,
                                            "unclear": 16}}),
-        conditions=CONDITIONS, rates=rates, differences=differences, neurons=_neurons(),
-        verification=_verification(random_sets), receipts=_receipts(), claims=_claims(),
+        conditions=CONDITIONS, rates=rates, differences=differences,
+        neurons=_neurons(languages, layers),
+        verification=_verification(random_sets, languages), receipts=_receipts(), claims=_claims(),
         costs=[StageCost(stage=stage, seconds=seconds, peak_memory_mb=900.0, reused=reused)
                for stage, seconds, reused in [("identify", 12.4, True), ("verify", 31.0, False),
                                               ("align", 9.1, False), ("evaluate", 83.2, False)]],

@@ -61,7 +61,7 @@ def overlap(
 def _scaled_chance(
     a: NeuronSet, size: int, drawn: Masks, widths: Mapping[Site, int]
 ) -> Float[Tensor, " draws"]:
-    """Share of A in each shuffled draw, as if the draw held `size` neurons; NaN when it is empty."""
+    """Share of A in each shuffled draw, as if it held `size` neurons; NaN when it is empty."""
     if not a:
         return torch.full_like(drawn.sizes(), float("nan"))
     hits = (Masks.constant(a, widths) & drawn).sizes()

@@ -82,10 +82,10 @@ class Example:
     """The response that is taught or scored: a refusal for harmful, an answer for benign."""
 
     answer: str | None = None
-    """The checkable correct answer, if there is one. Held for judging, never taught on harmful rows."""
+    """The checkable correct answer, if any; for judging, and never taught on harmful rows."""
 
     matched: bool = False
-    """For benign rows: shares its topic with harmful ones (a twin), so that topic is no confound."""
+    """For benign rows: shares its topic with harmful ones, so that topic is no confound."""
 
     source: str | None = None
     region: str | None = None

@@ -66,6 +66,21 @@ class DifferenceRow(Part):
     """After Holm's correction over the rows of the same measure that are not pooled."""
 
 
+class GapRow(Part):
+    """Refusal of harmful minus refusal of benign requests, all cells pooled: the primary endpoint.
+
+    A model that refuses everything, or nothing, has a gap of 0.
+    """
+
+    condition: str
+    contrast: Literal["matched", "ordinary"]
+    value: float | None
+    """In [-1, 1]."""
+    low: float | None
+    """95 % interval from resampling parallel groups."""
+    high: float | None
+
+
 class Condition(Part):
     """A state of the model that was made to answer the test prompts."""
 
@@ -236,6 +251,7 @@ class Summary(Part):
     conditions: list[Condition]
     rates: list[RateRow]
     differences: list[DifferenceRow]
+    gaps: list[GapRow] = Field(default_factory=list)
     neurons: NeuronFacts
     verification: Verification | None
     receipts: list[Receipt]

@@ -233,7 +233,7 @@ class _Rules:
             found.append(f"group {row['group']!r} is in {row['split']} here and in {split} above")
         if harm != row["harm"]:
             found.append(f"group {row['group']!r} is {row['harm']} here and {harm} above")
-        if "image" in row and (problem := self.picture_problem(row["image"])):
+        if needs_picture and "image" in row and (problem := self.picture_problem(row["image"])):
             found.append(problem)
         return found
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from precise_shield.core.errors import DataError
 from precise_shield.core.records import Example, Label, Response, Verdict
@@ -31,6 +31,7 @@ from precise_shield.evaluate.reading import (
 Pair = tuple[Example, Response]
 
 
+@runtime_checkable
 class Judge(Protocol):
     """Turns responses into verdicts."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from importlib import import_module
 from typing import Any
 
@@ -92,11 +92,18 @@ def foreign_script(text: str, language: str) -> bool:
 
 def opens_with(text: str, openings: Sequence[str]) -> bool:
     """Say whether a text begins with one of `openings`, whatever its case and punctuation."""
+    spaceless, starts = _starts(tuple(openings))
     text = squash(text)
-    whole = [squash(opening) for opening in openings]
+    return (text.replace(" ", "") if spaceless else f"{text} ").startswith(starts)
+
+
+@lru_cache(maxsize=4096)
+def _starts(openings: tuple[str, ...]) -> tuple[bool, tuple[str, ...]]:
+    """Squash openings: whether words are not spaced in them, and what to look for."""
+    whole = [opening for opening in map(squash, openings) if opening]
     if any(script in SPACELESS for script in scripts("".join(whole))):
-        return text.replace(" ", "").startswith(tuple(o.replace(" ", "") for o in whole if o))
-    return f"{text} ".startswith(tuple(f"{o} " for o in whole if o))
+        return True, tuple(opening.replace(" ", "") for opening in whole)
+    return False, tuple(f"{opening} " for opening in whole)
 
 
 def refuses(text: str, language: str) -> bool:

@@ -163,7 +163,8 @@ def _operand(tokens: list[str], sets: Mapping[str, S], whole: str) -> tuple[S, l
         return value, rest[1:]
     if tokens[0] not in sets:
         raise ConfigError(
-            f"no set {tokens[0]!r}.{suggestion(tokens[0], dict(sets))} Known: {', '.join(sorted(sets))}."
+            f"no set {tokens[0]!r}.{suggestion(tokens[0], dict(sets))}"
+            f" Known: {', '.join(sorted(sets))}."
         )
     return sets[tokens[0]], tokens[1:]
 

@@ -130,19 +130,12 @@ def response_tokens(
     fulls = loaded.tokenizer(both, add_special_tokens=special)["input_ids"]
     rows = []
     for head, full, said in zip(heads, fulls, after, strict=True):
-        head = _without_end(head, loaded) if special else head
-        full = _without_end(full, loaded) if special else full
         if full[: len(head)] == head:
             row = full[len(head) :]
         else:
             row = loaded.tokenizer(said, add_special_tokens=False)["input_ids"]
         rows.append([*row, loaded.end_id])
     return rows
-
-
-def _without_end(ids: list[int], loaded: LoadedModel) -> list[int]:
-    """Some tokenizers close what they are given with an end token; a prompt is not closed."""
-    return ids[:-1] if ids and ids[-1] == loaded.tokenizer.eos_token_id else ids
 
 
 def picture(example: Example) -> Image.Image:

@@ -70,6 +70,7 @@ def locate(path: str, revision: str | None = None, gguf_file: str | None = None)
     """
     local = Path(path).expanduser()
     if local.is_file() and local.suffix == ".gguf":
+        _check_gguf(local)
         return Source(str(local.parent), local.parent, local.name)
     if local.is_file():
         raise LoadingError(
@@ -94,9 +95,7 @@ def check_weights(source: Source) -> None:
         LoadingError: says which file is wrong, and how.
     """
     if source.gguf_file is not None:
-        with (source.folder / source.gguf_file).open("rb") as file:
-            if file.read(4) != b"GGUF":
-                raise LoadingError(f"{source.gguf_file}: is no GGUF file, or a damaged one.")
+        _check_gguf(source.folder / source.gguf_file)
         return
     files = sorted(source.folder.glob("*.safetensors"))
     if not files:
@@ -117,6 +116,12 @@ def check_weights(source: Source) -> None:
             )
     for each in files:
         _check_safetensors(each)
+
+
+def _check_gguf(file: Path) -> None:
+    with file.open("rb") as stream:
+        if stream.read(4) != b"GGUF":
+            raise LoadingError(f"{file}: is no gguf file, or a damaged one.")
 
 
 def _check_safetensors(file: Path) -> None:

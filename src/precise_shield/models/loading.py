@@ -116,14 +116,13 @@ def load(spec: ModelSpec) -> LoadedModel:
         check_weights(source)
         tokenizer, processor = _words(source, config, spec)
         template = _template(source, spec, tokenizer, processor)
-        if tokenizer.pad_token_id is None:
-            tokenizer.pad_token = tokenizer.eos_token
         model = _model(source, config, spec, dtype)
         fingerprint = checked_fingerprint(model)
         model.train(False).requires_grad_(False)
         nn.Module.to(model, device)
     end_id, stop_ids = _ends(source, model, tokenizer, processor, template)
-    pad_id = tokenizer.pad_token_id
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = str(tokenizer.convert_ids_to_tokens(end_id))
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
@@ -133,7 +132,7 @@ def load(spec: ModelSpec) -> LoadedModel:
         device=device,
         fingerprint=fingerprint,
         template=template,
-        pad_id=end_id if pad_id is None else int(pad_id),
+        pad_id=int(tokenizer.pad_token_id),
         end_id=end_id,
         stop_ids=stop_ids,
     )
@@ -145,7 +144,10 @@ def pick_device(name: str) -> torch.device:
     Raises:
         LoadingError: the device does not exist on this machine, or there is no such name.
     """
-    there: dict[str, Callable[[], bool]] = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+    there: dict[str, Callable[[], bool]] = {
+        "cuda": torch.cuda.is_available,
+        "mps": torch.backends.mps.is_available,
+    }
     if name == "auto":
         name = next((kind for kind, found in there.items() if found()), "cpu")
     try:
@@ -167,22 +169,26 @@ def _dtype(name: str) -> torch.dtype | str:
 
 
 def read_config(source: Source, spec: ModelSpec) -> PreTrainedConfig:
-    """Read the configuration; nothing of the weights is touched, or fetched, except a GGUF."""
+    """Read a configuration; nothing of the weights is touched, or fetched, except a GGUF.
+
+    Raises:
+        UnsupportedModelError: the layout table has no row for the architecture.
+        LoadingError: there is no configuration, or a damaged one.
+    """
     where: dict[str, Any] = {"revision": spec.revision} if source.remote else {}
     if source.gguf_file is not None:
         where["gguf_file"] = source.gguf_file
     try:
         raw, _ = PreTrainedConfig.get_config_dict(source.name, **where)
-        if "model_type" in raw and "auto_map" not in raw:
-            layouts_for(raw["model_type"])
+        if "model_type" not in raw:
+            raise OSError("there is no config.json that names a model_type")
+        layouts_for(raw["model_type"])
         config: PreTrainedConfig = AutoConfig.from_pretrained(
             source.name, trust_remote_code=spec.trust_remote_code, **where
         )
-    except (ValueError, KeyError) as error:
-        raise UnsupportedModelError(
-            f"{spec.path}: this architecture is not supported ({first_line(error)})."
-        ) from None
-    except (OSError, ImportError) as error:
+    except (OSError, ImportError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, ValueError) and "not supported yet" in str(error):
+            raise UnsupportedModelError(f"{spec.path}: {first_line(error)}") from None
         raise LoadingError(
             f"{spec.path}: no readable model configuration ({first_line(error)}). Give a folder"
             " with a config.json, a .gguf file, or a model id that the hub or its cache has."
@@ -190,10 +196,15 @@ def read_config(source: Source, spec: ModelSpec) -> PreTrainedConfig:
     return config
 
 
+def sees(config: PreTrainedConfig) -> bool:
+    """Whether a model of this configuration has a vision tower."""
+    return "vision_config" in config.to_dict()
+
+
 def _words(
     source: Source, config: PreTrainedConfig, spec: ModelSpec
 ) -> tuple[PreTrainedTokenizerBase, ProcessorMixin | None]:
-    if "vision_config" in config.sub_configs or "vision_config" in config.to_dict():
+    if sees(config):
         processor = load_processor(source.folder, config, trust_remote_code=spec.trust_remote_code)
         return processor.tokenizer, processor
     extra = {} if source.gguf_file is None else {"gguf_file": source.gguf_file}
@@ -235,8 +246,7 @@ def _template(
 def _model(
     source: Source, config: PreTrainedConfig, spec: ModelSpec, dtype: torch.dtype | str
 ) -> PreTrainedModel:
-    sees = "vision_config" in config.sub_configs or "vision_config" in config.to_dict()
-    kind: Any = AutoModelForImageTextToText if sees else AutoModelForCausalLM
+    kind: Any = AutoModelForImageTextToText if sees(config) else AutoModelForCausalLM
     extra: dict[str, Any] = {"use_safetensors": True, "config": config}
     if source.gguf_file is not None:
         extra = {"gguf_file": source.gguf_file}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import nan
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -40,7 +41,8 @@ class FirstTokenReadout:
                 )
         self.loaded, self.size = loaded, len(examples)
         self._parts: list[tuple[list[int], Encoded, Bool[Tensor, "batch vocab"]]] = []
-        vocab = loaded.model.get_output_embeddings().weight.shape[0]
+        model: Any = loaded.model
+        vocab = model.get_output_embeddings().weight.shape[0]
         for part in plan(loaded, examples, None, batch_size):
             asked = [examples[i] for i in part]
             hits = torch.zeros(len(part), vocab, dtype=torch.bool, device=loaded.device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers import (
@@ -40,7 +41,7 @@ def skeleton(spec: ModelSpec) -> Skeleton:
         config = read_config(source, spec)
         layouts_for(config.model_type)
         sees = "vision_config" in config.sub_configs or "vision_config" in config.to_dict()
-        kind = AutoModelForImageTextToText if sees else AutoModelForCausalLM
+        kind: Any = AutoModelForImageTextToText if sees else AutoModelForCausalLM
         try:
             with torch.device("meta"):
                 model = kind.from_config(config, trust_remote_code=spec.trust_remote_code)

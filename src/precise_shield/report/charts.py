@@ -21,10 +21,10 @@ from precise_shield.report.svg import (
     text,
 )
 
-LABELS = 84
+LABELS = 84.0
 """Pixels kept for row labels."""
 
-VALUES = 48
+VALUES = 48.0
 """Pixels kept for the figure at the end of a row."""
 
 PLOT = (LABELS + 10.0, WIDTH - VALUES - 8.0)
@@ -122,7 +122,7 @@ def heat_map(
         gaps: rows before which space is left, to set pooled rows apart.
     """
     deep = any(square and square.sub for row in squares for square in row)
-    high = 34 if deep else 26
+    high = 34.0 if deep else 26.0
     wide = max((WIDTH - LABELS) / max(1, len(columns)), 26.0)
     wide = min(wide, 92.0)
     heads = [_head_lines(name, wide) for name in columns]

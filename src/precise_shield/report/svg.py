@@ -11,11 +11,15 @@ from markupsafe import Markup, escape
 
 from precise_shield.report.words import MINUS, visible
 
-WIDTH = 352
+WIDTH = 352.0
 """Width of every panel: three fit beside each other on a desk, one on a phone."""
 
 
-def tag(name: str, *children: str | Markup, **attributes: str | float) -> Markup:
+Length = int | float
+"""Pixels of the picture's own scale."""
+
+
+def tag(name: str, *children: str | Markup, **attributes: str | Length) -> Markup:
     """One element. `class_` is `class`, `text_anchor` is `text-anchor`."""
     parts = [Markup(" {}={}").format(_attribute(key), _quoted(v)) for key, v in attributes.items()]
     inner = Markup("").join(
@@ -29,12 +33,12 @@ def _attribute(key: str) -> str:
     return key.rstrip("_").replace("_", "-")
 
 
-def _quoted(value: str | float) -> Markup:
+def _quoted(value: str | Length) -> Markup:
     text = visible(value) if isinstance(value, str) else coordinate(value)
     return Markup('"{}"').format(text)
 
 
-def coordinate(value: float) -> str:
+def coordinate(value: Length) -> str:
     """A length with at most one decimal."""
     text = f"{value:.1f}"
     return text.removesuffix(".0") if text != "-0.0" else "0"
@@ -44,7 +48,7 @@ def join(parts: Sequence[Markup]) -> Markup:
     return Markup("").join(parts)
 
 
-def drawing(width: float, height: float, label: str, parts: Sequence[Markup]) -> Markup:
+def drawing(width: Length, height: Length, label: str, parts: Sequence[Markup]) -> Markup:
     """An `<svg>` of natural size that a screen reader hears as one picture with a name."""
     return tag(
         "svg",
@@ -58,7 +62,7 @@ def drawing(width: float, height: float, label: str, parts: Sequence[Markup]) ->
     )
 
 
-def text(x: float, y: float, words: str, class_: str = "", anchor: str = "start") -> Markup:
+def text(x: Length, y: Length, words: str, class_: str = "", anchor: str = "start") -> Markup:
     """A line of text; `y` is its base line."""
     extra = {"class_": class_} if class_ else {}
     if anchor != "start":
@@ -66,7 +70,7 @@ def text(x: float, y: float, words: str, class_: str = "", anchor: str = "start"
     return tag("text", words, x=x, y=y, **extra)
 
 
-def line(x1: float, y1: float, x2: float, y2: float, class_: str) -> Markup:
+def line(x1: Length, y1: Length, x2: Length, y2: Length, class_: str) -> Markup:
     return tag("line", x1=x1, y1=y1, x2=x2, y2=y2, class_=class_)
 
 
@@ -76,7 +80,7 @@ def label_width(words: str) -> float:
     return 6.4 * (len(words) + wide)
 
 
-def fitted(words: str, width: float) -> str:
+def fitted(words: str, width: Length) -> str:
     """The label, cut with an ellipsis so that it fits `width` pixels at 12 px."""
     if label_width(words) <= width:
         return words

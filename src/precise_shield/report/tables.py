@@ -41,7 +41,7 @@ class Entry:
     """What a table cell shows, and the number that it sorts by."""
 
     text: str
-    order: float | None = None
+    order: int | float | None = None
     tone: str = ""
     """`good`, `bad` or empty: a word for the style sheet, never the only carrier of meaning."""
 

@@ -96,7 +96,9 @@ def _zero_shot(
     return _train(run, condition, neurons, rows)
 
 
-def _rows(run: Run, languages: list[str] | None, modalities: list[Modality] | None) -> list[Example]:
+def _rows(
+    run: Run, languages: list[str] | None, modalities: list[Modality] | None
+) -> list[Example]:
     rows = [
         example
         for example in run.examples(*run.config.align.splits)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -293,7 +293,7 @@ def _nearest(place: tuple[Any, ...]) -> str:
         if isinstance(part, int):
             continue
         kind = section.model_fields[part].annotation
-        section = kind.__args__[0] if "__args__" in dir(kind) else kind
+        section = next(iter(get_args(kind)), kind)
     return suggestion(str(place[-1]), list(section.model_fields))
 
 

@@ -8,11 +8,18 @@ from math import nan
 
 from precise_shield.core.records import Example, Label, Response, Verdict
 from precise_shield.core.store import digest
-from precise_shield.core.summary import Condition, DifferenceRow, Measure, RateRow, Sample
+from precise_shield.core.summary import (
+    Condition,
+    DifferenceRow,
+    GapRow,
+    Measure,
+    RateRow,
+    Sample,
+)
 from precise_shield.data.contrast import by_cell
 from precise_shield.evaluate.bootstrap import GroupedDifference, grouped_difference
 from precise_shield.evaluate.judges import JUDGES
-from precise_shield.evaluate.measures import difference_rows, outcomes, rate_rows
+from precise_shield.evaluate.measures import difference_rows, outcomes, rate_rows, refusal_gap
 from precise_shield.models.likelihood import benign_kl
 from precise_shield.workflows.align import align
 from precise_shield.workflows.conditions import (
@@ -23,6 +30,7 @@ from precise_shield.workflows.conditions import (
     suppressed_states,
 )
 from precise_shield.workflows.context import Run
+from precise_shield.workflows.explain import known
 from precise_shield.workflows.identify import identify
 
 
@@ -59,6 +67,25 @@ class Evaluation:
     def every_verdict(self) -> list[Verdict]:
         """The verdicts of all conditions, one after the other."""
         return [verdict for rows in self.verdicts.values() for verdict in rows]
+
+    def gaps(self) -> list[GapRow]:
+        """The primary endpoint in every condition, against both kinds of benign requests."""
+        rows = []
+        for condition in self.conditions:
+            for contrast in ("matched", "ordinary"):
+                gap = refusal_gap(
+                    self.examples, self.verdicts[condition.name], condition.name, contrast
+                )
+                rows.append(
+                    GapRow(
+                        condition=condition.name,
+                        contrast=contrast,
+                        value=known(gap.value),
+                        low=known(gap.low),
+                        high=known(gap.high),
+                    )
+                )
+        return rows
 
     def labels(self) -> dict[str, dict[str, int]]:
         """Per condition, how the responses to harmful prompts were read."""

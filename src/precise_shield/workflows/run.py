@@ -60,8 +60,8 @@ def plan(run: Run) -> list[str]:
     return [
         f"model     {section.model.path}",
         "data      " + ", ".join(f"{split} {count}" for split, count in splits.items()),
-        f"identify  {section.identify.score} at {section.identify.position}, p {section.identify.p},"
-        f" set {section.identify.chosen}",
+        f"identify  {section.identify.score} at {section.identify.position},"
+        f" p {section.identify.p}, set {section.identify.chosen}",
         f"verify    {section.verify.random_sets} random sets on split {section.verify.split}",
         f"align     {', '.join(arms)}",
         f"evaluate  judge {section.evaluate.judge}, rule {section.evaluate.rule}",

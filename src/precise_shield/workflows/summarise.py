@@ -46,6 +46,7 @@ def summarise(
         conditions=found.conditions,
         rates=found.rates,
         differences=found.differences,
+        gaps=found.gaps(),
         neurons=facts,
         verification=verified.model_copy(update={"benign_kl": drift}),
         receipts=[arm.receipt for arm in arms],

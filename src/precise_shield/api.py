@@ -1,0 +1,69 @@
+"""The commands as Python functions, under the same names.
+
+>>> from precise_shield import api                              # doctest: +SKIP
+>>> run = api.open_run("config.yaml", out="runs/first")         # doctest: +SKIP
+>>> atlas = api.identify(run)                                   # doctest: +SKIP
+>>> len(atlas.neurons), atlas.sets["en/text"].counts()          # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from precise_shield.workflows.align import Arm, align
+from precise_shield.workflows.config import Config, load_config, parse_config
+from precise_shield.workflows.context import Run, started
+from precise_shield.workflows.demo import demo
+from precise_shield.workflows.doctor import doctor
+from precise_shield.workflows.evaluate import Evaluation, evaluate
+from precise_shield.workflows.explain import explain
+from precise_shield.workflows.identify import Atlas, identify
+from precise_shield.workflows.run import run_all as run
+from precise_shield.workflows.run import write_pages as report
+from precise_shield.workflows.starter import init, known
+from precise_shield.workflows.verify import verify
+
+__all__ = [
+    "Arm",
+    "Atlas",
+    "Config",
+    "Evaluation",
+    "Run",
+    "align",
+    "demo",
+    "doctor",
+    "evaluate",
+    "explain",
+    "identify",
+    "init",
+    "known",
+    "load_config",
+    "open_run",
+    "parse_config",
+    "report",
+    "run",
+    "verify",
+]
+
+
+def open_run(
+    config: str | Path | Config,
+    out: str | Path | None = None,
+    changes: Iterable[str] = (),
+    *,
+    quiet: bool = False,
+) -> Run:
+    """Open a run for the stage functions; nothing is loaded or computed yet.
+
+    Args:
+        config: a YAML file, or a configuration that was read already.
+        out: run folder; default `runs/<name>`.
+        changes: `section.key=value`, as `--set` takes them.
+        quiet: no progress on standard error.
+
+    Raises:
+        ConfigError: a key or value is not allowed.
+    """
+    read = config if isinstance(config, Config) else load_config(Path(config), changes)
+    return started(read, None if out is None else Path(out), quiet=quiet)

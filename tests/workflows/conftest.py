@@ -1,0 +1,41 @@
+"""One whole run on a random-weight LLaVA, shared by the tests that look at it."""
+
+from __future__ import annotations
+
+import pytest
+
+import tiny_folders
+from precise_shield.workflows.config import parse_config
+from precise_shield.workflows.context import started
+from precise_shield.workflows.run import run_all
+
+CONFIG = """
+name: skeleton
+model: {{path: {model}, dtype: float32, device: cpu}}
+data:
+  sources: [{{source: sandbox, limit: 4}}]
+  languages: [en, fr]
+  benign_targets: given
+identify: {{p: 0.1, sweep: [0.2], chosen: all, draws: 20}}
+verify: {{random_sets: 5, per_cell: 2}}
+align: {{epochs: 1, zero_shot: [{{name: text-to-image, modalities: [text]}}]}}
+evaluate: {{max_new_tokens: 4, batch_size: 64, samples: 6, kl_rows: 12}}
+"""
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    return tiny_folders.tiny_loaded("llava", folder / "llava").folder
+
+
+@pytest.fixture(scope="session")
+def config_text(model_folder):
+    return CONFIG.format(model=model_folder)
+
+
+@pytest.fixture(scope="session")
+def finished(config_text, tmp_path_factory):
+    """The run, its folder and its summary."""
+    run = started(parse_config(config_text), tmp_path_factory.mktemp("runs") / "one", quiet=True)
+    return run, run_all(run)

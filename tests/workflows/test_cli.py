@@ -1,0 +1,116 @@
+"""The command line answers at once, and a mistake gives one sentence and exit code 2."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+CLI = [sys.executable, "-m", "precise_shield"]
+
+
+def call(*words, cwd=None):
+    return subprocess.run(
+        [*CLI, *map(str, words)], capture_output=True, text=True, cwd=cwd, check=False
+    )
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys, precise_shield.cli;"
+        "print([m for m in ('torch', 'transformers', 'numpy') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+    shown = call("--help")
+    assert shown.returncode == 0
+    for command in (
+        "demo",
+        "init",
+        "doctor",
+        "list",
+        "data",
+        "run",
+        "identify",
+        "explain",
+        "verify",
+    ):
+        assert command in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["run", "missing.yaml"], "cannot read the configuration missing.yaml"),
+        (
+            ["run", "{config}", "--set", "identify.score=precise_shild"],
+            "no score 'precise_shild'. Did you mean",
+        ),
+        (["run", "{config}", "--set", "identify.pp=1"], "unknown key 'identify.pp'"),
+        (["run", "{config}", "--set", "identify"], "must look like section.key=value"),
+        (["run", "{config}", "--set", "data.sources.0.source=manifest"], "needs a path"),
+        (["run", "{config}", "--set", "data.languages=[xx]"], "none of"),
+        (["run", "{config}", "--set", "identify.chosen=MSL"], "no set 'MSL'"),
+        (["run", "{config}", "--set", "model.path=nowhere/at-all-here"], "error: "),
+        (["doctor", "no-such-folder/x"], "error: "),
+        (["report", "."], "summary.json is missing"),
+    ],
+)
+def test_a_mistake_is_one_sentence_without_a_traceback(words, sentence, config_text, tmp_path):
+    (tmp_path / "c.yaml").write_text(config_text)
+    found = call(*[word.format(config="c.yaml") for word in words], cwd=tmp_path)
+    assert found.returncode == 2
+    assert sentence in found.stderr
+    assert "Traceback" not in found.stderr
+    assert found.stderr.count("error: ") == 1
+
+
+def test_init_writes_a_configuration_that_runs_and_is_not_overwritten(tmp_path):
+    assert call("init", "mine.yaml", cwd=tmp_path).returncode == 0
+    text = (tmp_path / "mine.yaml").read_text()
+    assert text.count("# ") > 40
+    assert yaml.safe_load(text)["model"]["path"] == "sandbox"
+    shown = call("run", "mine.yaml", "--dry-run", cwd=tmp_path)
+    assert "budget: " in shown.stdout, shown.stderr
+    refused = call("init", "mine.yaml", cwd=tmp_path)
+    assert (refused.returncode, "not overwritten" in refused.stderr) == (2, True)
+
+
+def test_list_names_what_a_configuration_can_name():
+    shown = json.loads(call("list", "--json").stdout)
+    assert "precise_shield" in shown["scores"]
+    assert {"sandbox", "llava", "qwen3_vl"} <= set(shown["models"])
+    assert {"reference", "refusal_phrases"} <= set(shown["judges"])
+
+
+def test_doctor_sees_towers_without_running_anything(model_folder):
+    shown = json.loads(call("doctor", model_folder, "--json").stdout)
+    assert set(shown["towers"]) == {"text", "vision"}
+    text = shown["towers"]["text"]
+    assert text["neurons"] == text["layers"] * text["units_a_layer"]
+    assert shown["files"].startswith("load well")
+
+
+def test_data_check_lists_every_bad_row(tmp_path):
+    good = {
+        "id": "a",
+        "language": "en",
+        "modality": "text",
+        "harm": "benign",
+        "prompt": "Hi",
+        "split": "test",
+        "group": "g",
+    }
+    rows = [
+        good,
+        good | {"id": "b", "language": "English!"},
+        good | {"id": "c", "modality": "image_dominant", "image": "gone.png"},
+    ]
+    path = tmp_path / "m.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    found = call("data", "check", path)
+    assert found.returncode == 2
+    assert "row 2" in found.stdout
+    assert "row 3" in found.stdout
+    assert "row 1:" not in found.stdout

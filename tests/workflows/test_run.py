@@ -1,0 +1,123 @@
+"""All stages hand artefacts on, are taken up again, and compute nothing twice."""
+
+import json
+
+import pytest
+import torch
+
+from precise_shield.core.summary import Summary
+from precise_shield.models import generation
+from precise_shield.workflows import conditions
+from precise_shield.workflows.config import parse_config
+from precise_shield.workflows.context import started
+from precise_shield.workflows.evaluate import evaluate
+from precise_shield.workflows.identify import identify
+from precise_shield.workflows.run import run_all
+
+
+def again(config_text, folder, *changes):
+    return started(parse_config(config_text, changes), folder, quiet=True)
+
+
+def test_every_run_leaves_a_summary_that_reads_back(finished):
+    run, summary = finished
+    stored = Summary.model_validate_json((run.folder / "summary.json").read_text())
+    assert stored == summary
+    kinds = [condition.kind for condition in summary.conditions]
+    assert kinds == [
+        "base",
+        "aligned",
+        "random_rows",
+        "zero_shot",
+        "suppressed",
+        "random_suppressed",
+    ]
+    assert {row.measure for row in summary.rates} >= {"attack_success", "refusal_matched"}
+    assert (run.folder / "report.html").stat().st_size > 10_000
+
+
+def test_numbers_in_the_summary_are_those_of_the_stored_verdicts(finished):
+    """Counting the verdict files by hand gives the pooled rate."""
+    run, summary = finished
+    harmful = {e.id for e in run.examples("test") if e.harm == "harmful"}
+    labels = []
+    for path in run.folder.glob("stages/judge/*/verdicts.jsonl"):
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        labels += [
+            row["label"] for row in rows if row["condition"] == "base" and row["example"] in harmful
+        ]
+    pooled = next(
+        row for row in summary.rates
+        if (row.condition, row.measure) == ("base", "attack_success")
+        and row.language is None
+        and row.modality is None
+    )  # fmt: skip
+    assert pooled.n + pooled.unscored == len(labels) == len(harmful)
+    assert pooled.hits == labels.count("unsafe")
+
+
+def test_a_second_run_reuses_every_stage(finished, config_text, monkeypatch):
+    run, summary = finished
+    monkeypatch.setattr(generation, "generate", None)
+    second = again(config_text, run.folder)
+    repeated = run_all(second)
+    assert all(cost.reused for cost in second.costs)
+    assert [cost.stage for cost in second.costs] == [cost.stage for cost in summary.costs]
+    assert repeated.rates == summary.rates
+
+
+def test_another_p_selects_again_without_the_model(finished, config_text):
+    run, _ = finished
+    other = again(config_text, run.folder, "identify.p=0.2")
+    atlas = identify(other)
+    reused = {cost.stage.split()[0]: cost.reused for cost in other.costs}
+    assert reused == {"collect": True, "identify": False}
+    assert len(atlas.neurons) > len(identify(run).neurons)
+
+
+def test_the_model_is_as_it_came_after_a_whole_run(finished, config_text, tmp_path):
+    run, _ = finished
+    fresh = again(config_text, tmp_path)
+    assert fresh.loaded.fingerprint == run.loaded.fingerprint
+    now, then = (
+        dict(run.loaded.model.named_parameters()),
+        dict(fresh.loaded.model.named_parameters()),
+    )
+    assert all(torch.equal(now[name], then[name]) for name in then)
+    assert not any(m._forward_pre_hooks or m._forward_hooks for m in run.loaded.model.modules())
+
+
+def test_the_receipt_says_that_only_chosen_rows_moved(finished):
+    _, summary = finished
+    receipts = {receipt.condition: receipt for receipt in summary.receipts}
+    assert set(receipts) == {"aligned", "random-rows-0", "text-to-image"}
+    chosen, control = receipts["aligned"], receipts["random-rows-0"]
+    assert all(receipt.untouched_verified for receipt in summary.receipts)
+    assert (chosen.neurons, chosen.trained_with_a) == (control.neurons, control.trained_with_a)
+    assert chosen.changed_weights > 0
+
+
+def test_an_interrupted_generation_goes_on_where_it_stopped(
+    finished, config_text, tmp_path, monkeypatch
+):
+    run, summary = finished
+    asked, real = [], generation.generate
+
+    def counting(loaded, examples, **given):
+        asked.append(len(examples))
+        if len(asked) == 1:
+            real(loaded, examples[:10], **given)
+            raise KeyboardInterrupt
+        return real(loaded, examples, **given)
+
+    monkeypatch.setattr(conditions, "generate", counting)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(again(config_text, tmp_path))
+    partial = next(tmp_path.glob("stages/respond/*/responses.partial.jsonl"))
+    with partial.open("a") as out:
+        out.write('{"example": "cut off')
+    found = evaluate(again(config_text, tmp_path))
+    assert asked[1] == asked[0] - 10
+    whole = next(run.folder.glob(f"stages/respond/{partial.parent.name}/responses.jsonl"))
+    assert (partial.parent / "responses.jsonl").read_text() == whole.read_text()
+    assert found.rates == [row for row in summary.rates]
