@@ -21,7 +21,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -156,8 +156,14 @@ def prepared(
     return learning, lambda: runs(**rows.inputs, labels=rows.labels, use_cache=False).loss
 
 
-def work(pipe: Connection, shape: str, kind: str, head: str, threads: int) -> None:
-    """One variant: load, then one step whenever told to."""
+def work(pipe: Connection, *job: Any) -> None:
+    """One variant in its own process; ends with the driver."""
+    with suppress(EOFError):
+        steps(pipe, *job)
+
+
+def steps(pipe: Connection, shape: str, kind: str, head: str, threads: int) -> None:
+    """Load, then take one step whenever told to."""
     torch.set_num_threads(threads)
     hf.utils.logging.set_verbosity_error()
     warnings.simplefilter("ignore")
@@ -214,7 +220,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--only", default="", help="variants whose name holds one of these,a,b")
+    parser.add_argument("--only", nargs="*", help="variants whose name holds one of these")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     names = list(VARIANTS)
@@ -225,8 +231,8 @@ def main() -> None:
     except ImportError:
         names = [name for name in names if not name.startswith("PEFT")]
         print(f"PEFT is not installed: its rows are left out. torch {torch.__version__}")
-    kept = [part for part in options.only.split(",") if part]
-    names = [name for name in names if not kept or any(part in name for part in kept)]
+    if options.only:
+        names = [name for name in names if any(part in name for part in options.only)]
     out = drive("quick" if options.quick else "full", options.rounds, options.threads, names)
     for one, other in (pair for pair in EQUAL if out.keys() >= set(pair)):
         pairs = zip(out[one]["steps"], out[other]["steps"], strict=True)

@@ -141,15 +141,22 @@ def test_an_owned_row_into_a_unit_moves_that_unit_and_no_other(model):
 
 
 def test_gate_and_up_are_told_apart(model):
-    """With the gate's row zeroed the unit is `act(0) * up`: silent, whatever `up` says."""
+    """A unit is `act(gate) * up`: it follows its up row in proportion, its gate row does not."""
     bound = bind(model)
     site = min(bound.sites)
-    gates = [own for own in bound.sites[site].owned if own.role == "gate"]
-    for own in gates:
-        own.weight.data.select(own.dim, own.offset + 3).zero_()
-        assert torch.all(seen(model, bound)[site][..., 3] == 0)
-    if not gates:
+    rows = {own.role: own for own in bound.sites[site].owned}
+    if "gate" not in rows:
         assert model.config.model_type == "gpt2"
+        return
+    before = seen(model, bound)[site][..., 3]
+    doubled = {}
+    for role in ("gate", "up"):
+        row = rows[role].weight.data.select(rows[role].dim, rows[role].offset + 3)
+        row *= 2
+        doubled[role] = seen(model, bound)[site][..., 3]
+        row /= 2
+    torch.testing.assert_close(doubled["up"], 2 * before)
+    assert not torch.allclose(doubled["gate"], 2 * before, rtol=1e-3)
 
 
 def test_column_norms_equal_what_a_unit_writes_alone(model):

@@ -6,11 +6,11 @@ import struct
 import zlib
 
 import pytest
-from data.making import picture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from data.making import picture
 from precise_shield.core.errors import DataError
 from precise_shield.data.images import open_image
 
@@ -19,10 +19,17 @@ def png_header(width, height):
     """A well-formed PNG that promises more pixels than it has."""
 
     def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", head)
+        + chunk(b"IDAT", zlib.compress(b""))
+        + chunk(b"IEND", b"")
+    )
 
 
 def test_pixels_come_back_as_rgb(tmp_path):
@@ -51,7 +58,7 @@ def test_a_photograph_is_turned_upright(tmp_path):
 def test_a_bomb_is_refused_by_its_header(tmp_path, size):
     path = tmp_path / "bomb.png"
     path.write_bytes(png_header(*size))
-    with pytest.raises(DataError, match="bomb|more than"):
+    with pytest.raises(DataError, match=r"bomb|more than"):
         open_image(path)
 
 
@@ -79,13 +86,18 @@ def test_formats_with_riskier_decoders_are_not_tried(tmp_path):
 
 
 @settings(max_examples=150, deadline=None)
-@given(place=st.floats(0, 0.999), value=st.integers(0, 255), kind=st.sampled_from(["png", "jpg", "gif", "webp"]))
+@given(
+    place=st.floats(0, 0.999),
+    value=st.integers(0, 255),
+    kind=st.sampled_from(["png", "jpg", "gif", "webp"]),
+)
 def test_a_flipped_byte_gives_a_picture_or_a_sentence(tmp_path_factory, place, value, kind):
     path = picture(tmp_path_factory.mktemp("flip") / f"a.{kind}", size=(20, 20))
     data = bytearray(path.read_bytes())
     data[int(place * len(data))] = value
     path.write_bytes(bytes(data))
     try:
-        assert open_image(path, max_pixels=10_000).mode == "RGB"
+        said = open_image(path, max_pixels=10_000).mode
     except DataError as error:
-        assert str(path) in str(error)
+        said = str(error)
+    assert said == "RGB" or str(path) in said

@@ -7,10 +7,10 @@ import json
 from io import StringIO
 
 import pytest
-from data.making import jsonl, picture, values
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data.making import jsonl, picture, values
 from precise_shield.core.errors import DataError
 from precise_shield.core.records import Example
 from precise_shield.data.manifest import KNOWN, REQUIRED, SHOWN, Problem, check, load
@@ -18,7 +18,9 @@ from precise_shield.data.manifest import KNOWN, REQUIRED, SHOWN, Problem, check,
 
 def as_csv(folder, rows, name="m.csv", newline="\n"):
     out = StringIO()
-    writer = csv.DictWriter(out, sorted({key for row in rows for key in row}), lineterminator=newline)
+    writer = csv.DictWriter(
+        out, sorted({key for row in rows for key in row}), lineterminator=newline
+    )
     writer.writeheader()
     writer.writerows(rows)
     path = folder / name
@@ -29,7 +31,9 @@ def as_csv(folder, rows, name="m.csv", newline="\n"):
 def everything(folder):
     picture(folder / "pictures" / "a.png")
     return [
-        values(0, target="No.", answer="Yes, “so”,\nand so", category="Fraud", region="x", source="y"),
+        values(
+            0, target="No.", answer="Yes, “so”,\nand so", category="Fraud", region="x", source="y"
+        ),
         values(1, harm="benign", matched=True, language="zh-tw", prompt="龍在哪裡？"),
         values(2, modality="image_dominant", form="typography", image="pictures/a.png"),
     ]
@@ -56,7 +60,9 @@ def test_csv_and_jsonl_say_the_same(tmp_path):
 
 
 def test_null_is_absent_and_blank_lines_do_not_shift_row_numbers(tmp_path):
-    path = jsonl(tmp_path, values(0, category="") | {"target": None}, "", values(1) | {"harm": "bad"})
+    path = jsonl(
+        tmp_path, values(0, category="") | {"target": None}, "", values(1) | {"harm": "bad"}
+    )
     problems = check(path)
     assert [problem.row for problem in problems] == [1, 3]
     assert problems[0].message == "category is blank"
@@ -189,6 +195,20 @@ def test_a_file_that_is_no_manifest_stops_whatever_the_mode(tmp_path, name, cont
     assert "on_bad_row" not in str(error.value)
 
 
+def test_a_file_that_breaks_off_stops_although_rows_before_it_are_good(tmp_path):
+    path = as_csv(tmp_path, [values(0), values(1)])
+    assert len(load(path, on_bad_row="skip").examples) == 2
+    path.write_text(path.read_text() + 'a,"b')
+    with pytest.raises(DataError, match="record 4 breaks the CSV format"):
+        load(path, on_bad_row="skip")
+
+
+def test_a_byte_order_mark_is_no_problem(tmp_path):
+    path = jsonl(tmp_path, values(0))
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert check(path) == []
+
+
 def test_a_record_of_another_length_is_a_problem_of_its_row(tmp_path):
     path = as_csv(tmp_path, [values(0), values(1)])
     path.write_text(path.read_text() + "a,b\n")
@@ -197,7 +217,8 @@ def test_a_record_of_another_length_is_a_problem_of_its_row(tmp_path):
 
 class TestPictures:
     @pytest.mark.parametrize(
-        "name", ["../secret.png", "/etc/passwd", "in/../../secret.png", "..\\secret.png", "link.png"]
+        "name",
+        ["../secret.png", "/etc/passwd", "in/../../secret.png", "..\\secret.png", "link.png"],
     )
     def test_a_path_out_of_the_folder_is_refused(self, tmp_path, name):
         picture(tmp_path / "secret.png")
@@ -215,9 +236,7 @@ class TestPictures:
         (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
         (tmp_path / "folder.png").mkdir()
         names = ["none.png", "cut.png", "folder.png", "big.png"]
-        rows = [
-            values(n, modality="text_dominant", image=name) for n, name in enumerate(names)
-        ]
+        rows = [values(n, modality="text_dominant", image=name) for n, name in enumerate(names)]
         path = jsonl(tmp_path, *rows)
         said = [str(problem) for problem in check(path)]
         assert [text[:6] for text in said] == ["row 1:", "row 2:", "row 3:"]
@@ -233,7 +252,9 @@ class TestPictures:
 
 anything = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=4), inner, max_size=2),
+    lambda inner: (
+        st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=4), inner, max_size=2)
+    ),
     max_leaves=4,
 )
 plausible = st.fixed_dictionaries(
@@ -255,14 +276,12 @@ def said_or_loaded(path):
     problems = check(path)
     assert all(problem.message and len(str(problem)) < 2000 for problem in problems)
     try:
-        loaded = load(path)
+        examples, said = load(path).examples, ""
     except DataError as error:
-        assert problems
-        assert path.name in str(error)
-        str(error).encode("utf-8")
-        return
-    assert not problems
-    assert loaded.examples
+        examples, said = [], str(error)
+    assert bool(problems) == bool(said) == (not examples)
+    assert not said or path.name in said
+    said.encode("utf-8")
 
 
 @settings(max_examples=150, deadline=None)

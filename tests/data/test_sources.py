@@ -7,15 +7,21 @@ import json
 from collections import Counter, defaultdict
 
 import pytest
-from data.making import jsonl, values
 
+from data.making import jsonl, values
 from precise_shield.core.errors import ConfigError, DataError
 from precise_shield.data.contrast import check_splits
 from precise_shield.data.sources import SOURCES, SourceOptions, load_source
 
 KINDS = [
-    *[(kind, "safe") for kind in ("homonyms", "definitions", "privacy_public", "privacy_fictional")],
-    *[(kind, "unsafe") for kind in ("contrast_homonyms", "contrast_definitions", "contrast_privacy")],
+    *[
+        (kind, "safe")
+        for kind in ("homonyms", "definitions", "privacy_public", "privacy_fictional")
+    ],
+    *[
+        (kind, "unsafe")
+        for kind in ("contrast_homonyms", "contrast_definitions", "contrast_privacy")
+    ],
 ]
 
 
@@ -29,7 +35,12 @@ def table(path, header, rows, bom=False):
 def multijail(folder):
     languages = ["en", "zh", "it", "vi", "ar", "ko", "th", "bn", "sw", "jv"]
     rows = [
-        [n, "someone", "['Theft', 'Animal abuse']" if n else "[]", *(f"{n} in {c}" for c in languages)]
+        [
+            n,
+            "someone",
+            "['Theft', 'Animal abuse']" if n else "[]",
+            *(f"{n} in {c}" for c in languages),
+        ]
         for n in range(5)
     ]
     return table(folder / "MultiJail.csv", ["id", "source", "tags", *languages], rows, bom=True)
@@ -84,7 +95,14 @@ MAKERS = {
     "polyrefuse": polyrefuse,
     "manifest": lambda folder: jsonl(folder, values(0), values(1, language="de", group="g0")),
 }
-ROWS = {"multijail": 50, "xstest": 49, "advbench": 60, "multiq": 16, "polyrefuse": 204, "manifest": 2}
+ROWS = {
+    "multijail": 50,
+    "xstest": 49,
+    "advbench": 60,
+    "multiq": 16,
+    "polyrefuse": 204,
+    "manifest": 2,
+}
 
 
 def read(name, folder, **options):
@@ -197,7 +215,18 @@ def test_multijail_groups_translations_and_keeps_tags(tmp_path):
     rows = read("multijail", tmp_path).examples
     assert {(row.harm, row.split, row.modality) for row in rows} == {("harmful", "test", "text")}
     group = [row for row in rows if row.group == "multijail:3"]
-    assert {row.language for row in group} == {"en", "zh", "it", "vi", "ar", "ko", "th", "bn", "sw", "jv"}
+    assert {row.language for row in group} == {
+        "en",
+        "zh",
+        "it",
+        "vi",
+        "ar",
+        "ko",
+        "th",
+        "bn",
+        "sw",
+        "jv",
+    }
     assert {row.prompt for row in group} == {f"3 in {row.language}" for row in group}
     assert group[0].category == "Theft; Animal abuse"
     assert rows[0].id.startswith("multijail:0:")
@@ -214,7 +243,11 @@ def test_a_blank_translation_stops_or_is_left_out_and_counted(tmp_path):
 
 
 def test_a_request_given_twice_is_a_problem(tmp_path):
-    path = table(tmp_path / "MultiQ.csv", ["id", "language", "prompt", "domain"], [["a", "en", "x?", "art"]] * 2)
+    path = table(
+        tmp_path / "MultiQ.csv",
+        ["id", "language", "prompt", "domain"],
+        [["a", "en", "x?", "art"]] * 2,
+    )
     with pytest.raises(DataError, match="'a' in en is given twice"):
         load_source("multiq", SourceOptions(path=path))
 
@@ -235,7 +268,9 @@ def test_xstest_twins_stay_on_one_side_of_a_split(tmp_path):
     for n in "0123456":
         assert split["homonyms", n] == split["contrast_homonyms", n]
         assert split["definitions", n] == split["contrast_definitions", n]
-        three = {split[kind, n] for kind in ("privacy_public", "privacy_fictional", "contrast_privacy")}
+        three = {
+            split[kind, n] for kind in ("privacy_public", "privacy_fictional", "contrast_privacy")
+        }
         assert len(three) == 1
     assert len(set(split.values())) == 2
 
@@ -289,7 +324,7 @@ class TestPolyRefuse:
     def test_a_broken_file_is_named(self, tmp_path, content):
         folder = polyrefuse(tmp_path)
         (folder / "harmful_val_en.json").write_text(content)
-        with pytest.raises(DataError, match="harmful_val_en.json"):
+        with pytest.raises(DataError, match=r"harmful_val_en\.json"):
             load_source("polyrefuse", SourceOptions(path=folder))
 
     def test_an_unknown_part_and_an_empty_folder_are_named(self, tmp_path):

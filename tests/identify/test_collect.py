@@ -40,7 +40,7 @@ def streamed(bound, cuts):
     for cut in cuts:
         parts.append(batch(bound, ids[start : start + cut], start))
         start += cut
-    return collect(bound, parts)
+    return collect(bound, CELLS, parts)
 
 
 def test_streaming_equals_storing_every_activation(bound):
@@ -68,12 +68,12 @@ def test_statistics_do_not_depend_on_batches(bound, cuts):
 
 def test_merged_shards_equal_one_pass_and_files_keep_every_bit(bound, tmp_path):
     ids = rows(bound)
-    left = collect(bound, [batch(bound, ids[:5], 0)])
-    left.merge(collect(bound, [batch(bound, ids[5:], 5)]))
+    left = collect(bound, CELLS, [batch(bound, ids[:5], 0)])
+    left.merge(collect(bound, CELLS, [batch(bound, ids[5:], 5)]))
     left.save(tmp_path / "stats.safetensors")
     back = Stats.load(tmp_path / "stats.safetensors")
     whole = streamed(bound, [5, 7])
-    assert back.cells() == sorted(CELLS)
+    assert list(back.cells) == sorted(CELLS)
     for key, moments in whole.moments.items():
         torch.testing.assert_close(left.moments[key].mean, moments.mean, rtol=1e-9, atol=1e-12)
         assert torch.equal(back.moments[key].m2, left.moments[key].m2)
@@ -92,7 +92,7 @@ def test_an_example_without_the_wanted_token_is_an_error_and_leaves_no_hook(boun
     with pytest.raises(
         DataError, match=r"cell en/text/benign has no token at position 'response_mean'"
     ):
-        collect(bound, [part])
+        collect(bound, CELLS, [part])
     assert not any(module._forward_pre_hooks for module in bound.model.modules())
 
 
@@ -102,4 +102,6 @@ def test_a_damaged_statistics_file_is_refused(tmp_path):
     with pytest.raises(StoreError, match="cannot be read"):
         Stats.load(path)
     with pytest.raises(DataError, match="no statistics"):
-        Stats({Site("text", 0): torch.ones(3)}).at(Site("text", 0), CELLS[0], "last_prompt")
+        Stats({Site("text", 0): torch.ones(3)}, tuple(CELLS)).at(
+            Site("text", 0), CELLS[0], "last_prompt"
+        )

@@ -7,7 +7,7 @@ from precise_shield.core.errors import ConfigError, EmptySetError
 from precise_shield.core.moments import FOLDS
 from precise_shield.core.records import Cell
 from precise_shield.core.sites import NeuronSet, Site
-from precise_shield.identify.collect import StatKey, Stats
+from precise_shield.identify.collect import Place, Stats
 from precise_shield.identify.scores import SCORES
 from precise_shield.identify.select import (
     Selection,
@@ -25,10 +25,12 @@ PLACE = ("en", "text")
 
 def stats_of(harmful, benign, norms):
     """Statistics of given rows, dealt to the folds in turn."""
-    stats = Stats({SITE: norms.double()})
-    for harm, rows in (("harmful", harmful), ("benign", benign)):
-        key = StatKey(SITE, Cell("en", "text", harm), "response_mean")
-        stats.fold_in(key, rows, torch.arange(len(rows)) % FOLDS)
+    cells = (Cell("en", "text", "harmful"), Cell("en", "text", "benign"))
+    stats = Stats({SITE: norms.double()}, cells)
+    for number, rows in enumerate((harmful, benign)):
+        where = torch.full((len(rows),), number)
+        folds = torch.arange(len(rows)) % FOLDS
+        stats.fold_in(Place(SITE, "response_mean"), rows, where, folds)
     return stats
 
 

@@ -1,10 +1,12 @@
 """Where the prompt ends, where the answer starts, and that padding does not matter."""
 
+import copy
 import dataclasses
 
 import pytest
 import torch
 from PIL import Image
+from tokenizers.processors import TemplateProcessing
 
 from precise_shield.core.errors import DataError
 from precise_shield.models.encoding import IGNORED, batches, encode, lengths, plan
@@ -29,6 +31,24 @@ def loaded(request, loaded_once):
 
 def text(loaded, ids):
     return loaded.tokenizer.decode(ids, skip_special_tokens=False)
+
+
+def by_the_library(loaded, one):
+    if loaded.processor is None:
+        turns = [{"role": "user", "content": one.prompt}]
+        return loaded.tokenizer.apply_chat_template(
+            turns, add_generation_prompt=True, tokenize=True
+        )["input_ids"]
+    content = [{"type": "text", "text": one.prompt}]
+    if one.image is not None:
+        content.insert(0, {"type": "image", "image": Image.open(one.image)})
+    return loaded.processor.apply_chat_template(
+        [[{"role": "user", "content": content}]],
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+    )["input_ids"][0].tolist()
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -60,23 +80,7 @@ def test_prompts_are_those_of_the_library_itself(loaded, asked, shown):
     """The library's own one-call path, from conversation to tokens, is the other route."""
     for one in requests(loaded, asked, shown):
         ours = encode(loaded, [one]).inputs["input_ids"][0].tolist()
-        if loaded.processor is None:
-            turns = [{"role": "user", "content": one.prompt}]
-            theirs = loaded.tokenizer.apply_chat_template(
-                turns, add_generation_prompt=True, tokenize=True
-            )["input_ids"]
-        else:
-            content = [{"type": "text", "text": one.prompt}]
-            if one.image is not None:
-                content.insert(0, {"type": "image", "image": Image.open(one.image)})
-            theirs = loaded.processor.apply_chat_template(
-                [[{"role": "user", "content": content}]],
-                add_generation_prompt=True,
-                tokenize=True,
-                return_dict=True,
-                return_tensors="pt",
-            )["input_ids"][0].tolist()
-        assert ours == theirs
+        assert ours == by_the_library(loaded, one)
         assert loaded.tokenizer.convert_tokens_to_ids("<|assistant|>") == ours[-1]
 
 
@@ -139,6 +143,44 @@ def test_pictures_reach_the_model_and_only_where_there_are_any(
     blind = encode(loaded, asked)
     assert not blind.image_mask.any()
     assert "pixel_values" not in blind.inputs
+
+
+def test_an_answer_goes_on_seeing_the_picture(loaded_once, shown):
+    """Mllama says for every token which pictures it may look at."""
+    batch = encode(loaded_once("mllama"), shown, SAID[: len(shown)], side="left")
+    mask = batch.inputs["cross_attention_mask"][..., 0, 0]
+    assert (mask[batch.response_mask] == 1).all()
+    assert (mask[~(batch.prompt_mask | batch.response_mask)] == 0).all()
+
+
+@pytest.mark.parametrize("model_type", ["llama", "llava"])
+@pytest.mark.parametrize("written", [True, False])
+def test_a_start_token_is_written_as_the_library_does(model_type, written, loaded_once, asked):
+    """Once where the template writes it; where it does not, only a processor adds one."""
+    loaded = copy.copy(loaded_once(model_type))
+    words = copy.deepcopy(loaded.tokenizer)
+    words.bos_token = "<|system|>"  # any token will do
+    words.backend_tokenizer.post_processor = TemplateProcessing(
+        "<|system|> $A", special_tokens=[("<|system|>", words.bos_token_id)]
+    )
+    loaded.tokenizer = words
+    if written:
+        loaded.template = "<|system|>" + loaded.template
+    if loaded.has_images:
+        loaded.processor = copy.copy(loaded.processor)
+        loaded.processor.tokenizer = words
+        loaded.processor.chat_template = loaded.template
+    else:
+        words.chat_template = loaded.template
+    alone, answered = encode(loaded, asked), encode(loaded, asked, SAID)
+    expected = 1 if written or loaded.has_images else 0
+    for row, said in enumerate(SAID):
+        ids = alone.inputs["input_ids"][row][alone.prompt_mask[row]]
+        assert (ids == words.bos_token_id).sum() == expected
+        assert ids.tolist() == by_the_library(loaded, asked[row])
+        kept = answered.inputs["input_ids"][row]
+        assert torch.equal(kept[answered.prompt_mask[row]], ids)
+        assert text(loaded, kept[answered.response_mask[row]][:-1]) == said
 
 
 def test_a_text_only_model_refuses_a_picture(loaded_once, shown):

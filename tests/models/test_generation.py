@@ -5,12 +5,14 @@ import dataclasses
 import pytest
 import torch
 
-from precise_shield.core.errors import ConfigError, UserError
+from precise_shield.core.errors import ConfigError, NumericError, UserError
+from precise_shield.models.decoding import Choice, decode, decode_by_library
 from precise_shield.models.encoding import encode
 from precise_shield.models.generation import generate
 from tiny import TEXT_CONFIGS
 from tiny_folders import EYES, example
 
+OWN_WAYS = {"mm_token_type_ids", "cross_attention_mask"}
 FAMILIES = (*TEXT_CONFIGS, *EYES)
 
 
@@ -72,24 +74,71 @@ def test_an_answer_ends_at_a_stop_token_and_says_so(loaded_once, asked):
     assert together[0] == short  # neighbours that go on leave no padding behind
 
 
-def test_the_models_own_generation_habits_are_put_aside(loaded_once, asked):
-    loaded = loaded_once("llama")
+@pytest.mark.parametrize("model_type", ["llama", "qwen2_vl"])
+def test_the_models_own_generation_habits_are_put_aside(model_type, loaded_once, asked):
+    loaded = loaded_once(model_type)
     plain = generate(loaded, asked, condition="base", max_new_tokens=8)
     habits = loaded.model.generation_config
     try:
         habits.update(repetition_penalty=9.0, do_sample=True, temperature=3.0, min_new_tokens=3)
         assert generate(loaded, asked, condition="base", max_new_tokens=8) == plain
         assert loaded.model.generation_config is habits
-        ids = encode(loaded, asked[:1]).inputs["input_ids"]
-        out = loaded.model.generate(ids, max_new_tokens=8, do_sample=False)
-        said = loaded.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
+        inputs = encode(loaded, asked[:1]).inputs
+        out = loaded.model.generate(**inputs, max_new_tokens=8, do_sample=False)
+        new = out[0, inputs["input_ids"].shape[1] :]
+        said = loaded.tokenizer.decode(new, skip_special_tokens=True)
         assert said.strip() != plain[0].text  # they would have mattered
     finally:
         habits.update(repetition_penalty=None, do_sample=None, temperature=None)
         habits.update(min_new_tokens=None)
 
 
-@pytest.mark.parametrize("model_type", ["llama", "llava"])
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_the_librarys_own_generate_says_the_same(model_type, loaded_once, asked, shown):
+    """Our loop drops rows that have ended; the library's carries them to the end."""
+    loaded = loaded_once(model_type)
+    examples = shown if loaded.has_images else asked
+    habit = by_hand(loaded, examples[0], 5)
+    stopping = dataclasses.replace(loaded, stop_ids=(loaded.end_id, habit[2]))
+    batch = encode(stopping, examples, side="left")
+    with torch.inference_mode():
+        theirs = decode_by_library(stopping, batch, Choice([], 0.0), 9)
+        assert min(len(row) for row in theirs) <= 3 < max(len(row) for row in theirs) + 9
+        if not OWN_WAYS & batch.inputs.keys():
+            assert decode(stopping, batch, Choice([], 0.0), 9) == theirs
+
+
+def test_rows_that_have_ended_cost_nothing_more(loaded_once, asked, monkeypatch):
+    loaded = loaded_once("llama")
+    rows = [by_hand(loaded, one, 9) for one in asked]
+    short = {row[1] for row in rows[:3]}
+    stopping = dataclasses.replace(loaded, stop_ids=(loaded.end_id, *short))
+    forward, sizes = loaded.model.forward, []
+
+    def counted(*args, **kwargs):
+        sizes.append(len(kwargs["input_ids"]))
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(loaded.model, "forward", counted)
+    answers = generate(stopping, asked, condition="base", max_new_tokens=9)
+    assert sizes[0] == len(asked)
+    assert sizes[-1] < len(asked)
+    lengths = [answer.tokens for answer in answers]
+    assert len(sizes) == max(lengths) > min(lengths)
+
+
+def test_an_output_that_is_no_number_is_an_error(loaded_once, asked, monkeypatch):
+    for model_type in ("llama", "qwen2_vl"):
+        loaded = loaded_once(model_type)
+        head = loaded.model.get_output_embeddings()
+        kept = head.weight.data.clone()
+        head.weight.data.fill_(float("nan"))
+        with pytest.raises(NumericError, match="output is NaN"):
+            generate(loaded, asked, condition="base", max_new_tokens=2)
+        head.weight.data.copy_(kept)
+
+
+@pytest.mark.parametrize("model_type", ["llama", "llava", "qwen2_vl"])
 def test_draws_belong_to_the_example_and_the_seed(model_type, loaded_once, asked):
     loaded = loaded_once(model_type)
     options = {"condition": "base", "max_new_tokens": 6, "temperature": 1.0}
@@ -98,19 +147,23 @@ def test_draws_belong_to_the_example_and_the_seed(model_type, loaded_once, asked
     assert drawn == generate(loaded, asked[::-1], **options, seed=1)[::-1]
     assert drawn != generate(loaded, asked, **options, seed=2)
     assert drawn != generate(loaded, asked, condition="base", max_new_tokens=6)
+    twins = [example(number, "the same words") for number in range(4)]
+    assert len({answer.text for answer in generate(loaded, twins, **options)}) > 1
 
 
 def test_draws_follow_the_softmax_at_the_temperature(loaded_once):
     loaded = loaded_once("llama")
     many = [example(number, "Hello") for number in range(1500)]
     drawn = generate(
-        loaded, many, condition="b", max_new_tokens=1, temperature=2.0, batch_size=1500
+        loaded, many, condition="b", max_new_tokens=1, temperature=0.25, batch_size=1500
     )
     inputs = encode(loaded, many[:1]).inputs
     with torch.no_grad():
-        share = (loaded.model(**inputs).logits[0, -1].double() / 2.0).softmax(-1)
-    best = share.topk(5).indices.tolist()
+        logits = loaded.model(**inputs).logits[0, -1].double()
+    share = (logits / 0.25).softmax(-1)
+    best = share.topk(8).indices.tolist()
     assert share[best[0]] < 0.9  # there is something to draw
+    assert share[best[0]] > 3 * logits.softmax(-1)[best[0]]  # and the temperature matters
     said = loaded.tokenizer.batch_decode([[token] for token in best], skip_special_tokens=True)
     for token, text in zip(best, said, strict=True):
         if text.strip() and "\ufffd" not in text:

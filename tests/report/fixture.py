@@ -31,11 +31,13 @@ from precise_shield.core.summary import (
     Summary,
     Verification,
 )
+from precise_shield.report.page import Figures, figures_of, render_html
 
 LANGUAGES = ["ar", "zh", "en", "fi", "fr", "de", "ja", "no", "ru", "es"]
 MEASURES: list[Measure] = [
     "attack_success", "refusal_harmful", "refusal_matched", "refusal_ordinary", "benign_correct"
 ]  # fmt: skip
+FEW = ("en", "ar", "zh")
 LAYERS = 8
 
 SCRIPT = "<script>alert('from a model')</script>"
@@ -326,9 +328,21 @@ def realistic(
     )  # fmt: skip
 
 
+@cache
+def realistic_page() -> str:
+    """The page of `realistic()`, made once."""
+    return render_html(realistic())
+
+
+@cache
+def realistic_figures() -> Figures:
+    """The figures of `realistic()`, drawn once."""
+    return figures_of(realistic())
+
+
 def hostile(text: str) -> Summary:
     """A summary in which every free string holds `text`."""
-    summary = realistic()
+    summary = realistic(languages=FEW, random_sets=9)
     data = summary.model_dump()
     data["name"] = data["judge"] = data["rule"] = data["created"] = text
     data["model"] |= {"path": text, "revision": text, "fingerprint": text, "model_type": text}
@@ -339,7 +353,7 @@ def hostile(text: str) -> Summary:
     data["warnings"] = [text]
     data["config"] = {text: text}
     data["versions"] = {text: text}
-    data["data"] |= {"languages": [*LANGUAGES, text], "fingerprint": text}
+    data["data"] |= {"languages": [*FEW, text], "fingerprint": text}
     data["data"]["counts"] |= {text: 1}
     for condition in data["conditions"]:
         condition |= {"label": text, "note": text}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from precise_shield.report.page import render_html
-from report.fixture import BREAKOUT, LINK, SCRIPT, hostile, realistic
+from report.fixture import BREAKOUT, LINK, SCRIPT, hostile, realistic_page
 
 pytestmark = pytest.mark.browser
 
@@ -61,7 +61,7 @@ def opened(browser: object, html: str, folder: Path, width: int = 1280, **more: 
 def test_it_renders_without_network_and_without_a_word(
     browser: object, tmp_path: Path, width: int, scheme: str
 ) -> None:
-    it = opened(browser, render_html(realistic()), tmp_path, width, color_scheme=scheme)
+    it = opened(browser, realistic_page(), tmp_path, width, color_scheme=scheme)
     assert it.complaints == []
     assert [url for url in it.requests if not url.startswith(("file:", "data:"))] == []
     assert it.page.locator("figure svg.figure").count() > 30  # type: ignore[attr-defined]
@@ -85,9 +85,7 @@ def test_hostile_content_opens_no_dialog_and_shows_as_text(browser: object, tmp_
 
 def test_an_injected_script_would_be_stopped_by_the_policy(browser: object, tmp_path: Path) -> None:
     """The second wall: even a page with an escaping error runs no foreign script."""
-    broken = render_html(realistic()).replace(
-        "</main>", SCRIPT + "<img src=x onerror=alert(1)></main>"
-    )
+    broken = realistic_page().replace("</main>", SCRIPT + "<img src=x onerror=alert(1)></main>")
     it = opened(browser, broken, tmp_path)
     it.page.wait_for_timeout(200)  # type: ignore[attr-defined]
     assert not any(word.startswith("dialog") for word in it.complaints)
@@ -97,7 +95,7 @@ def test_an_injected_script_would_be_stopped_by_the_policy(browser: object, tmp_
 def test_tables_sort_by_number_both_ways_with_undefined_last(
     browser: object, tmp_path: Path
 ) -> None:
-    page = opened(browser, render_html(realistic()), tmp_path).page
+    page = opened(browser, realistic_page(), tmp_path).page
     page.click("#forest details.numbers > summary")  # type: ignore[attr-defined]
     head = page.locator("#forest thead th").nth(6)  # type: ignore[attr-defined]
     column = "els => els.map(r => [r.cells[6].dataset.v ?? null, r.cells[6].textContent])"
@@ -123,7 +121,7 @@ def test_tables_sort_by_number_both_ways_with_undefined_last(
 
 
 def test_details_open_and_answers_need_their_own_click(browser: object, tmp_path: Path) -> None:
-    page = opened(browser, render_html(realistic()), tmp_path).page
+    page = opened(browser, realistic_page(), tmp_path).page
     answer = page.locator("#samples pre").first  # type: ignore[attr-defined]
     assert not answer.is_visible()
     page.locator("#samples .sample > summary").first.click()  # type: ignore[attr-defined]
@@ -137,9 +135,14 @@ def test_details_open_and_answers_need_their_own_click(browser: object, tmp_path
 
 
 def test_a_figure_tells_its_number_under_the_pointer(browser: object, tmp_path: Path) -> None:
-    page = opened(browser, render_html(realistic()), tmp_path).page
+    page = opened(browser, realistic_page(), tmp_path).page
     tip = page.locator("#tip")  # type: ignore[attr-defined]
     assert not tip.is_visible()
+    page.locator("#attack-success").scroll_into_view_if_needed()  # type: ignore[attr-defined]
+    page.wait_for_timeout(200)  # type: ignore[attr-defined]
+    page.locator("#attack-success g.tip").first.hover()  # type: ignore[attr-defined]
+    page.wait_for_timeout(200)  # type: ignore[attr-defined]
+    page.mouse.move(3, 3)  # type: ignore[attr-defined]
     page.locator("#attack-success g.tip").first.hover()  # type: ignore[attr-defined]
     assert tip.is_visible()
     assert "n=60 unscored=0" in tip.inner_text()
@@ -151,7 +154,7 @@ def test_without_scripts_the_page_still_says_everything(browser: object, tmp_pat
     context = browser.new_context(java_script_enabled=False, offline=True)  # type: ignore[attr-defined]
     page = context.new_page()
     path = tmp_path / "report.html"
-    path.write_text(render_html(realistic()), encoding="utf-8")
+    path.write_text(realistic_page(), encoding="utf-8")
     page.goto(path.as_uri())
     assert page.locator(".verdict").is_visible()
     page.locator("#forest details.numbers > summary").click()

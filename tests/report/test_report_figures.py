@@ -18,7 +18,7 @@ from precise_shield.report.palette import INKS, RAMPS, STEPS, contrast, luminanc
 from precise_shield.report.standalone import standalone
 from precise_shield.report.svg import WIDTH, fitted, label_width, linear, logarithmic, steps, tag
 from precise_shield.report.view import View
-from report.fixture import BREAKOUT, LANGUAGES, hostile, realistic
+from report.fixture import BREAKOUT, LANGUAGES, hostile, realistic, realistic_figures
 
 THEMES = ["light", "dark"]
 SVG = "{http://www.w3.org/2000/svg}"
@@ -66,7 +66,7 @@ def test_contrast_is_the_one_of_the_standard() -> None:
 def test_the_heat_map_shows_the_numbers_of_the_table() -> None:
     summary = realistic()
     view = View(summary)
-    figure = figures_of(summary).safer[0]
+    figure = realistic_figures().safer[0]
     for panel, condition in zip(figure.panels, ["base", "aligned", "random-rows-0"], strict=True):
         tips = {e.text or "" for e in parsed(panel.svg).iter("title")}
         groups = parsed(panel.svg).findall(".//g")
@@ -76,7 +76,7 @@ def test_the_heat_map_shows_the_numbers_of_the_table() -> None:
         cell = next(g for g in groups if f"Arabic, image-dominant: {estimate}" == g[0].text)
         assert cell.findall("text")[0].text == f"{100 * estimate.value:.0f}"  # type: ignore[union-attr]
         step = round(estimate.value * (STEPS - 1))  # type: ignore[union-attr]
-        assert cell.find("rect").get("class") == f"risk{step}"  # type: ignore[union-attr]
+        assert cell.get("class") == f"tip cell risk{step}"
 
 
 def test_a_mark_stands_where_its_value_is() -> None:
@@ -97,7 +97,7 @@ def test_undefined_marks_are_left_out_and_undefined_squares_are_void() -> None:
     lane = Lane("one", (Mark("base", nan, nan, nan),), "undef.")
     assert "circle" not in marks_plot("a plot", [lane], axis)
     assert "undef." in marks_plot("a plot", [lane], axis)
-    assert 'class="void"' in heat_map("m", ["r"], ["c"], [[Square(nan, "undef.")]], "risk")
+    assert "cell void" in heat_map("m", ["r"], ["c"], [[Square(nan, "undef.")]], "risk")
 
 
 @pytest.mark.parametrize(
@@ -119,17 +119,19 @@ def test_axes_have_round_ordered_ticks_that_cover_the_values(axis: object, ticks
 
 
 def test_no_label_reaches_into_the_next_cell() -> None:
-    for figure in figures_of(realistic()).all:
+    for figure in realistic_figures().all:
         for panel in figure.panels:
             svg = parsed(panel.svg)
             width = float(svg.get("width", "nan"))
             assert width <= WIDTH + 1
+            cells = {e for g in svg.iter("g") if "cell" in g.get("class", "") for e in g}
+            inherited = {e: "middle" if e in cells else "start" for e in svg.iter("text")}
             rows: dict[str, list[tuple[float, float]]] = {}
             for e in svg.iter("text"):
                 size = 0.86 if "t-small" in e.get("class", "") else 1.0
                 size = 0.8 if "t-tiny" in e.get("class", "") else size
                 half = size * label_width(e.text or "") / 2
-                x, anchor = float(e.get("x", "nan")), e.get("text-anchor", "start")
+                x, anchor = float(e.get("x", "nan")), e.get("text-anchor", inherited[e])
                 middle = {"start": x + half, "middle": x, "end": x - half}[anchor]
                 assert middle - half >= -6, (figure.name, e.text)
                 assert middle + half <= width + 12, (figure.name, e.text)
@@ -153,8 +155,8 @@ def test_svg_escapes_names_values_and_text() -> None:
 
 @pytest.mark.parametrize("text", [None, BREAKOUT, "\ud800\u202e\x00"])
 def test_standalone_figures_are_well_formed_and_bring_their_own_style(text: str | None) -> None:
-    summary = realistic() if text is None else hostile(text)
-    for figure in figures_of(summary).all:
+    figures = realistic_figures() if text is None else figures_of(hostile(text))
+    for figure in figures.all:
         svg = standalone(figure)
         root = ET.fromstring(svg.encode("utf-8"))
         assert root.tag == f"{SVG}svg"

@@ -10,7 +10,8 @@ from precise_shield.core.rates import Rate
 from precise_shield.core.records import MODALITIES
 from precise_shield.core.summary import Measure, RateRow, Summary
 from precise_shield.report.evidence import believe_findings, changed_findings
-from precise_shield.report.headline import safer_findings, tiles, verdict
+from precise_shield.report.headline import safer_findings, verdict
+from precise_shield.report.tiles import tiles
 from precise_shield.report.view import View
 from report.fixture import CONDITIONS, LANGUAGES, rate_row, realistic
 
@@ -45,7 +46,7 @@ def summary_with(
     ("base", "aligned", "control", "tone", "words"),
     [
         (0.7, 0.1, 0.4, "good", "safer, and more so than after tuning random rows"),
-        (0.7, 0.1, 0.1, "bad", "random rows did as well within noise"),
+        (0.7, 0.1, 0.1, "bad", "tuning random rows did as well."),
         (0.7, 0.3, 0.1, "bad", "random rows made it safer still"),
         (0.7, 0.7, 0.7, "unclear", "No change in attack success beyond noise"),
         (0.2, 0.5, 0.2, "bad", "less safe"),
@@ -58,6 +59,26 @@ def test_the_verdict_says_what_the_effect_and_its_control_say(
     finding = verdict(View(summary))
     assert finding.tone == tone
     assert words in finding.sentence
+
+
+def test_a_control_measured_on_few_prompts_neither_matches_nor_is_beaten() -> None:
+    asr = {"base": 0.9, "aligned": 0.3, "random-rows-0": 0.4}
+    finding = verdict(View(summary_with(asr, n=4)))
+    assert finding.tone == "unclear"
+    assert "lost in noise" in finding.sentence
+    assert verdict(View(summary_with(asr, n=100))).tone == "good"
+
+
+def test_of_a_single_cell_nothing_is_called_worst() -> None:
+    one = realistic(languages=("en",))
+    data = one.data.model_copy(update={"modalities": ["text"]})
+    rates = [r for r in one.rates if r.language == "en" and r.modality == "text"]
+    differences = [r for r in one.differences if r.language == "en" and r.modality == "text"]
+    update = {"data": data, "rates": rates, "differences": differences}
+    view = View(one.model_copy(update=update))
+    findings = {f.about: f.sentence for f in safer_findings(view)}
+    assert "For whom" not in findings
+    assert "the same" in findings["Effect"]  # the cell's paired row serves as the pooled one
 
 
 def test_without_a_control_the_verdict_says_so() -> None:
@@ -106,7 +127,7 @@ def test_the_worst_cell_and_language_are_those_of_the_table() -> None:
     assert f"n={worst.n}" in sentence
     pooled = [r for r in realistic().rates if r.condition == "aligned"
               and r.measure == "attack_success" and r.language and not r.modality]  # fmt: skip
-    assert f"({100 * max(r.value or 0 for r in pooled):.1f}%) among languages" in sentence
+    assert f"among languages ({100 * max(r.value or 0 for r in pooled):.1f}%)" in sentence
 
 
 def test_unscored_answers_are_bounded_by_the_worst_case() -> None:

@@ -13,6 +13,9 @@ from precise_shield.core.errors import NumericError
 FOLDS = 16
 """Examples are dealt to this many folds by group, for bootstrap, split-half and permutation."""
 
+FIELDS = ("count", "mean", "m2", "magnitude", "positive")
+"""The tensors of a `Moments`, as files name them."""
+
 
 @dataclass
 class Moments:
@@ -55,17 +58,19 @@ class Moments:
                 f"activations are NaN or infinite in {len(bad)} of {self.width} units, the first"
                 f" {bad[:4]}. Load the model in bfloat16 or float32, or check its weights."
             )
+        if not len(rows):
+            return
         rows = rows.detach().to("cpu", torch.float64)
-        for fold in sorted(set(folds.tolist())):
-            part = rows[folds.cpu() == fold]
-            self._absorb(
-                fold,
-                len(part),
-                part.mean(0),
-                (part - part.mean(0)).square().sum(0),
-                part.abs().mean(0),
-                (part > 0).double().mean(0),
-            )
+        where, index = torch.unique(folds.cpu(), return_inverse=True)
+        count = torch.bincount(index)
+
+        def averaged(values: Tensor) -> Tensor:
+            total = torch.zeros(len(where), self.width, dtype=torch.float64)
+            return total.index_add_(0, index, values) / count[:, None]
+
+        mean = averaged(rows)
+        m2 = averaged((rows - mean[index]).square()) * count[:, None]
+        self._absorb(where, count, mean, m2, averaged(rows.abs()), averaged((rows > 0).double()))
 
     def merge(self, other: Moments) -> None:
         """Absorb another shard's statistics; `other` is left as it was."""
@@ -73,28 +78,42 @@ class Moments:
             raise ValueError(
                 f"cannot merge {other.folds} x {other.width} into {self.folds} x {self.width}"
             )
-        for fold, count in enumerate(other.count.tolist()):
-            self._absorb(
-                fold,
-                count,
-                other.mean[fold],
-                other.m2[fold],
-                other.magnitude[fold],
-                other.positive[fold],
-            )
+        where = other.count.nonzero().flatten()
+        self._absorb(
+            where,
+            other.count[where],
+            other.mean[where],
+            other.m2[where],
+            other.magnitude[where],
+            other.positive[where],
+        )
 
     def _absorb(
-        self, fold: int, count: int, mean: Tensor, m2: Tensor, magnitude: Tensor, positive: Tensor
+        self,
+        where: Tensor,
+        count: Tensor,
+        mean: Tensor,
+        m2: Tensor,
+        magnitude: Tensor,
+        positive: Tensor,
     ) -> None:
-        total = int(self.count[fold]) + count
-        if count == 0:
-            return
-        share, delta = count / total, mean - self.mean[fold]
-        self.m2[fold] += m2 + delta.square() * (int(self.count[fold]) * share)
-        self.mean[fold] += delta * share
-        self.magnitude[fold] += (magnitude - self.magnitude[fold]) * share
-        self.positive[fold] += (positive - self.positive[fold]) * share
-        self.count[fold] = total
+        """Chan's update of the folds `where`, each with at least one new row."""
+        old = self.count[where]
+        share = (count / (old + count)).double()[:, None]
+        delta = mean - self.mean[where]
+        self.m2[where] += m2 + delta.square() * (old[:, None] * share)
+        self.mean[where] += delta * share
+        self.magnitude[where] += (magnitude - self.magnitude[where]) * share
+        self.positive[where] += (positive - self.positive[where]) * share
+        self.count[where] += count
+
+    def part(self, start: int, stop: int) -> Moments:
+        """A view of some of the folds: it shares their memory."""
+        out = Moments.__new__(Moments)
+        out.width, out.folds = self.width, stop - start
+        for name in FIELDS:
+            setattr(out, name, getattr(self, name)[start:stop])
+        return out
 
     def pooled(self, weights: Float[Tensor, "*draws folds"] | None = None) -> Pooled:
         """All folds as one, or weighted mixtures of them (bootstrap draws, halves).
@@ -118,7 +137,7 @@ class Moments:
     def stacked(cls, first: Moments, second: Moments) -> Moments:
         """Both sets of folds side by side, so that one draw can mix them."""
         out = cls(first.width, folds=first.folds + second.folds)
-        for name in ("count", "mean", "m2", "magnitude", "positive"):
+        for name in FIELDS:
             setattr(out, name, torch.cat([getattr(first, name), getattr(second, name)]))
         return out
 

@@ -13,7 +13,7 @@ from precise_shield.data.text import SPACELESS, fold, scripts, squash, tokens
 
 _MARKS = re.compile(r"<\|[^|<>]{1,40}\|>|</?s>|<(?:bos|eos|pad|unk|start_of_turn|end_of_turn)>")
 _THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL)
-_ROLE = re.compile(r"^\W*(?:assistant|answer|response)\s*:\s*", re.IGNORECASE)
+_ROLE = re.compile(r"^\W*(?:(?:assistant|model)\s*[:\n]|(?:answer|response)\s*:)", re.IGNORECASE)
 _CODE = re.compile(r"```.*?(?:```|$)", re.DOTALL)
 _SENTENCE = re.compile(r"[.!?…。！？｡؟।\n]+")
 

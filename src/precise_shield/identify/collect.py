@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 import torch
-from jaxtyping import Bool, Float
-from safetensors import safe_open
+from jaxtyping import Bool, Float, Int
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from precise_shield.core.errors import DataError, StoreError
-from precise_shield.core.moments import FOLDS, Moments
+from precise_shield.core.moments import FIELDS, FOLDS, Moments
 from precise_shield.core.records import Cell
 from precise_shield.core.sites import Site
 from precise_shield.models.bind import BoundModel
@@ -34,21 +34,14 @@ POSITIONS: tuple[Position, ...] = get_args(Position)
 SCHEMA_VERSION = 1
 
 
-class StatKey(NamedTuple):
-    """Which moments: of a site, in a cell, at a position."""
+class Place(NamedTuple):
+    """Where activations are read: a site, and a position in the text."""
 
     site: Site
-    cell: Cell
     position: Position
 
     def __str__(self) -> str:
-        return f"{self.site}|{self.cell}|{self.position}"
-
-    @classmethod
-    def parse(cls, text: str) -> StatKey:
-        """Read `str()` back."""
-        site, cell, position = text.split("|")
-        return cls(Site.parse(site), Cell.parse(cell), position)  # type: ignore[arg-type]
+        return f"{self.site}|{self.position}"
 
 
 @dataclass
@@ -56,57 +49,67 @@ class Stats:
     """What the scores are computed from: no score needs the model again.
 
     Shapes: `norms[site]` is `[width]`, the L2 norm of each unit's down-projection column.
+        `moments[place]` has a fold for each cell and fold of the groups: fold f of the i-th
+        cell is its fold `i * FOLDS + f`.
     """
 
     norms: dict[Site, Float[Tensor, " width"]]
-    moments: dict[StatKey, Moments] = field(default_factory=dict)
+    cells: tuple[Cell, ...]
+    moments: dict[Place, Moments] = field(default_factory=dict)
 
     def at(self, site: Site, cell: Cell, position: Position) -> Moments:
-        """The moments of one site in one cell.
+        """The moments of one site in one cell: a view.
 
         Raises:
             DataError: nothing was collected there.
         """
-        key = StatKey(site, cell, position)
-        if key not in self.moments:
+        place = Place(site, position)
+        if place not in self.moments or cell not in self.cells:
             raise DataError(
-                f"no statistics for {key}; collected: {', '.join(map(str, self.cells()))}"
+                f"no statistics for {place} in cell {cell}; collected:"
+                f" {', '.join(map(str, self.moments)) or 'nothing'} in"
+                f" {', '.join(map(str, self.cells))}."
             )
-        return self.moments[key]
-
-    def cells(self) -> list[Cell]:
-        """Every cell with statistics, sorted."""
-        return sorted({key.cell for key in self.moments})
+        start = self.cells.index(cell) * FOLDS
+        return self.moments[place].part(start, start + FOLDS)
 
     def merge(self, other: Stats) -> None:
-        """Absorb another shard's statistics; `other` is left as it was."""
-        for key, moments in other.moments.items():
-            self._moments(key).merge(moments)
+        """Absorb another shard's statistics of the same cells; `other` is left as it was."""
+        if other.cells != self.cells:
+            raise ValueError("shards must be collected with the same cells to be merged")
+        for place, moments in other.moments.items():
+            self._moments(place).merge(moments)
 
-    def _moments(self, key: StatKey) -> Moments:
-        if key not in self.moments:
-            self.moments[key] = Moments(len(self.norms[key.site]))
-        return self.moments[key]
+    def _moments(self, place: Place) -> Moments:
+        if place not in self.moments:
+            self.moments[place] = Moments(len(self.norms[place.site]), FOLDS * len(self.cells))
+        return self.moments[place]
 
-    def fold_in(self, key: StatKey, rows: Float[Tensor, "rows width"], folds: Tensor) -> None:
-        """Add one row an example to the moments under `key`."""
-        self._moments(key).update(rows, folds)
+    def fold_in(
+        self,
+        place: Place,
+        rows: Float[Tensor, "rows width"],
+        cells: Int[Tensor, " rows"],
+        folds: Int[Tensor, " rows"],
+    ) -> None:
+        """Add one row an example; `cells` are indices into `self.cells`."""
+        self._moments(place).update(rows, cells * FOLDS + folds)
 
     def bytes(self) -> int:
         """Size of the state in memory; it depends on cells and units, never on prompts."""
         return sum(4 * 8 * m.folds * m.width for m in self.moments.values())
 
     def save(self, path: Path) -> None:
-        """Write as safetensors: `norm|<site>`, and `<site>|<cell>|<position>|<field>`.
+        """Write as safetensors: `norm|<site>` and `<site>|<position>|<field>`.
 
-        Fields are `count`, `mean`, `m2`, `magnitude`, `positive`, as in `Moments`.
+        Fields are those of `Moments`, `[cells x 16, width]`; the metadata names the cells.
         """
         tensors = {f"norm|{site}": norm.contiguous() for site, norm in self.norms.items()}
-        for key, moments in self.moments.items():
-            for name in ("count", "mean", "m2", "magnitude", "positive"):
-                tensors[f"{key}|{name}"] = getattr(moments, name)
+        for place, moments in self.moments.items():
+            tensors |= {f"{place}|{name}": getattr(moments, name) for name in FIELDS}
+        header = {"stats": SCHEMA_VERSION, "cells": list(map(str, self.cells))}
         partial = path.with_name(path.name + ".partial")
-        save_file(tensors, partial, metadata={"schema": json.dumps({"stats": SCHEMA_VERSION})})
+        save_file(tensors, partial, metadata={"schema": json.dumps(header)})
         partial.replace(path)
 
     @classmethod
@@ -124,16 +127,15 @@ class Stats:
                         f"{path} has schema {schema}, expected stats {SCHEMA_VERSION}."
                     )
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise StoreError(f"{path} cannot be read as statistics ({error}).") from error
-        stats = cls({})
+        stats = cls({}, tuple(Cell.parse(cell) for cell in schema["cells"]))
+        for name in [name for name in tensors if name.startswith("norm|")]:
+            stats.norms[Site.parse(name.removeprefix("norm|"))] = tensors.pop(name)
         for name, tensor in tensors.items():
-            if name.startswith("norm|"):
-                stats.norms[Site.parse(name.removeprefix("norm|"))] = tensor
-        for name, tensor in tensors.items():
-            if not name.startswith("norm|"):
-                key, part = name.rsplit("|", 1)
-                setattr(stats._moments(StatKey.parse(key)), part, tensor)
+            site, position, part = name.split("|")
+            place = Place(Site.parse(site), position)
+            setattr(stats._moments(place), part, tensor)
         return stats
 
 
@@ -153,7 +155,10 @@ class Batch:
 
 
 def collect(
-    bound: BoundModel, batches: Iterable[Batch], on_batch: Callable[[int], None] | None = None
+    bound: BoundModel,
+    cells: Iterable[Cell],
+    batches: Iterable[Batch],
+    on_batch: Callable[[int], None] | None = None,
 ) -> Stats:
     """Run every batch once and keep only running statistics.
 
@@ -162,9 +167,10 @@ def collect(
     Raises:
         DeadTapError: some site never fired.
         NumericError: an activation is NaN or infinite.
-        DataError: an example has no token at a wanted position.
+        DataError: an example has no token at a wanted position, or is in none of `cells`.
     """
-    stats = Stats({site: spot.column_norms() for site, spot in bound.sites.items()})
+    norms = {site: spot.column_norms() for site, spot in bound.sites.items()}
+    stats = Stats(norms, tuple(sorted(cells)))
     with torch.no_grad():
         for batch in batches:
             with _reading(bound, batch, stats):
@@ -186,15 +192,16 @@ def _reading(bound: BoundModel, batch: Batch, stats: Stats) -> Iterator[None]:
                 " choose another position or give the example a response or picture."
             )
         weights[position] = mask.float() / tokens
-    members = {
-        cell: [i for i, c in enumerate(batch.cells) if c == cell] for cell in set(batch.cells)
-    }
+    strange = set(batch.cells) - set(stats.cells)
+    if strange:
+        raise DataError(f"cell {min(strange)} was not announced before collecting.")
+    number = {cell: i for i, cell in enumerate(stats.cells)}
+    where = torch.tensor([number[cell] for cell in batch.cells])
 
     def fn(site: Site, acts: Tensor) -> None:
         for position, weight in weights.items():
-            rows = torch.einsum("bp,bpw->bw", weight.to(acts.device), acts.float()).cpu()
-            for cell, index in members.items():
-                stats.fold_in(StatKey(site, cell, position), rows[index], batch.folds[index])
+            rows = torch.einsum("bp,bpw->bw", weight.to(acts.device), acts.float())
+            stats.fold_in(Place(site, position), rows, where, batch.folds)
 
     with tapped(bound, fn):
         yield

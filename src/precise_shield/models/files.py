@@ -145,18 +145,15 @@ def _check_safetensors(file: Path) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the transformers library from writing to the terminal inside the block."""
-    level, bars = _LOGGING.get_verbosity(), _LOGGING.is_progress_bar_enabled()
+    """Keep the transformers library's warnings and progress bars off the terminal in the block."""
+    level = _LOGGING.get_verbosity()
     _LOGGING.set_verbosity_error()
-    _LOGGING.disable_progress_bar()
     try:
         with warnings.catch_warnings(), redirect_stderr(StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
         _LOGGING.set_verbosity(level)
-        if bars:
-            _LOGGING.enable_progress_bar()
 
 
 def first_line(error: BaseException) -> str:

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from precise_shield.core.errors import ConfigError
 from precise_shield.core.records import Example, Response
 from precise_shield.models.batching import backing_off
+from precise_shield.models.decoding import Choice, decode, decode_by_library
 from precise_shield.models.encoding import encode, plan
 from precise_shield.models.loading import LoadedModel
 
-_CONFIG: Any = GenerationConfig
+_OWN_POSITIONS = {"mm_token_type_ids", "cross_attention_mask"}
+"""Inputs of the families whose decoding steps need more than token, mask and cache."""
 
 OnBatch = Callable[[list[Response]], None]
 
@@ -88,63 +85,15 @@ def _answer(
     prefix: str | None,
 ) -> list[list[int]]:
     batch = encode(loaded, examples, None, side="left", system=system, prefix=prefix)
-    inputs = {name: value for name, value in batch.inputs.items() if name != "position_ids"}
-    config = _CONFIG(
-        max_new_tokens=limit,
-        do_sample=False,
-        eos_token_id=list(loaded.stop_ids),
-        pad_token_id=loaded.pad_id,
-    )
-    noise = LogitsProcessorList()
-    if temperature > 0:
-        noise.append(_Gumbel([_stream(seed, example.id) for example in examples], temperature))
-    with _plain(loaded.model):
-        model: Any = loaded.model
-        out = model.generate(**inputs, generation_config=config, logits_processor=noise)
-    return [_until_stop(row, loaded) for row in out[:, batch.labels.shape[1] :].tolist()]
-
-
-@contextmanager
-def _plain(model: PreTrainedModel) -> Iterator[None]:
-    """Put the model's own generation defaults aside: a repetition penalty is not greedy."""
-    kept = model.generation_config
-    model.generation_config = _CONFIG()
-    try:
-        yield
-    finally:
-        model.generation_config = kept
-
-
-class _Gumbel(LogitsProcessor):
-    """Makes the likeliest token a draw from the softmax at a temperature.
-
-    `argmax(logits / t + Gumbel noise)` is distributed as `softmax(logits / t)`; with one
-    stream a row the draw does not depend on the batch.
-
-    Source: Gumbel (1954), "Statistical Theory of Extreme Values and Some Practical
-        Applications", NBS Applied Mathematics Series 33.
-    """
-
-    def __init__(self, streams: list[torch.Generator], temperature: float) -> None:
-        self.streams, self.temperature = streams, temperature
-
-    def __call__(
-        self, input_ids: Int[Tensor, "batch pos"], scores: Float[Tensor, "batch vocab"]
-    ) -> Float[Tensor, "batch vocab"]:
-        noise = torch.empty(scores.shape, dtype=torch.float64)
-        for row, stream in zip(noise, self.streams, strict=True):
-            row.exponential_(generator=stream)
-        return scores / self.temperature - noise.log().to(scores)
+    choice = Choice([_stream(seed, example.id) for example in examples], temperature)
+    if _OWN_POSITIONS & batch.inputs.keys():
+        return decode_by_library(loaded, batch, choice, limit)
+    return decode(loaded, batch, choice, limit)
 
 
 def _stream(seed: int, example: str) -> torch.Generator:
     digest = hashlib.sha256(f"{seed}|{example}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
-
-
-def _until_stop(row: list[int], loaded: LoadedModel) -> list[int]:
-    end = next((i + 1 for i, token in enumerate(row) if token in loaded.stop_ids), len(row))
-    return row[:end]
 
 
 def _response(loaded: LoadedModel, example: Example, condition: str, row: list[int]) -> Response:

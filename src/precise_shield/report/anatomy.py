@@ -23,6 +23,9 @@ from precise_shield.report.words import (
     tiny_share,
 )
 
+DENSE = 24
+"""From more layers on, lines go without marks."""
+
 _BOX = (54.0, WIDTH - 16.0, 196.0, 24.0)
 """Left, right, lower and upper end of a line chart's axes."""
 
@@ -49,7 +52,7 @@ def depth_figure(view: View) -> Figure | None:
     for facts in chosen[:1]:
         points = tuple((float(k), float(n)) for k, n in enumerate(facts.by_layer))
         own = linear([0.0, *map(float, facts.by_layer)], lower, upper)
-        line = Series(facts.name, "suppressed", points)
+        line = Series(facts.name, "suppressed", points, dots=layers <= DENSE)
         chart = line_chart(f"Neurons a layer, {facts.name}", [line], x, own, "layer", "neurons")
         panels.append(Panel(f"chosen set: {facts.name} ({count(facts.size)} neurons)", chart))
         rows += _depth_rows(facts.name, {"chosen set": [float(n) for n in facts.by_layer]})
@@ -92,9 +95,8 @@ def _depth_series(
         columns = [[ls[k] for _, ls in members if k < len(ls)] for k in range(depth)]
         means = [sum(column) / len(column) for column in columns]
         groups[name] = means
-        dense = depth > 24
         points = tuple((float(k), mean) for k, mean in enumerate(means))
-        series.append(Series(name, kind, points, dots=not dense))
+        series.append(Series(name, kind, points, dots=depth <= DENSE))
     return series, groups
 
 

@@ -159,19 +159,16 @@ def _column_head(lines: Sequence[str], x: float, top: float, wide: float) -> Mar
 
 def _square(square: Square, x: float, y: float, wide: float, high: float, ramp: str) -> Markup:
     step = round(min(max(square.value, 0.0), 1.0) * (STEPS - 1)) if isfinite(square.value) else None
-    fill = "void" if step is None else f"{ramp}{step}"
-    ink = "t-soft" if step is None else f"{ramp}{step}t"
-    box = {"x": x + 1, "y": y + 1, "width": wide - 2, "height": high - 2, "rx": 3}
+    style = "void" if step is None else f"{ramp}{step}"
     parts = [tag("title", square.tip)] if square.tip else []
-    parts.append(tag("rect", **box, class_=fill))
+    parts.append(tag("rect", x=x + 1, y=y + 1, width=wide - 2, height=high - 2))
     middle = x + wide / 2
     if square.sub:
-        parts.append(text(middle, y + 15.5, square.main, f"{ink} t-strong", "middle"))
-        parts.append(text(middle, y + 27.5, square.sub, f"{ink} t-tiny", "middle"))
+        parts.append(text(middle, y + 15.5, square.main, "t-strong"))
+        parts.append(text(middle, y + 27.5, square.sub, "t-tiny"))
     else:
-        small = " t-small" if wide < 40 else ""
-        parts.append(text(middle, y + high / 2 + 4, square.main, ink + small, "middle"))
-    return tag("g", *parts, class_="tip")
+        parts.append(text(middle, y + high / 2 + 4, square.main, "t-small" if wide < 40 else ""))
+    return tag("g", *parts, class_=f"tip cell {style}")
 
 
 def marks_plot(

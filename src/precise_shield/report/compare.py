@@ -121,9 +121,9 @@ def _pooled(a: View, b: View) -> Table:
     for measure in MEASURES:
         befores = [_before(view, measure) for view in (a, b)]
         one, two = _after(a, measure), _after(b, measure)
-        cells = [rated(befores[0]), rated(one), rated(befores[1]), rated(two)]
-        rows.append([MEASURE_NAMES[measure], *cells, _beside(minus(two, one))])
-    columns = ["measure", "A untouched", "A tuned", "B untouched", "B tuned", "B minus A, tuned"]
+        ends = [rated(one), rated(two), *[rated(before) for before in befores]]
+        rows.append([MEASURE_NAMES[measure], _beside(minus(two, one)), *ends])
+    columns = ["measure", "B minus A, tuned", "A tuned", "B tuned", "A untouched", "B untouched"]
     return table("All cells pooled", columns, rows, note="Differences as of independent samples.")
 
 

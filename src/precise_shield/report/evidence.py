@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import isfinite
 
 from precise_shield.core.summary import Receipt, SetFacts
-from precise_shield.report.headline import Finding, Tone, points_text, share_text
+from precise_shield.report.headline import TOLERANCE, Finding, Tone, points_text, share_text
 from precise_shield.report.overlap import cell_overlaps, cell_sets, chance_of
 from precise_shield.report.tables import Rows, Table, table
 from precise_shield.report.view import Contrast, View
@@ -53,12 +53,9 @@ def _control(view: View, aligned: str, control: str) -> Finding:
     tested = [c for c in cells if c is not None and c.paired and known(c.p_holm)]
     sure = sum(_significant(c) and c.value < 0 for c in tested)
     tail = f" After Holm's correction the gain holds in {sure} of {len(tested)} tested cells."
-    words = {
-        -1: "beat them",
-        0: "did no better beyond noise",
-        1: "did worse",
-    }[change.direction]
-    tones: dict[int, Tone] = {-1: "good", 0: "bad", 1: "bad"}
+    words = {-1: "beat them", 0: "did no better beyond noise", 1: "did worse"}[change.direction]
+    draw: Tone = "bad" if change.within(TOLERANCE) else "unclear"
+    tones: dict[int, Tone] = {-1: "good", 0: draw, 1: "bad"}
     return Finding(
         "Random rows",
         tones[change.direction],

@@ -185,9 +185,9 @@ def forest_figure(view: View) -> Figure | None:
         return None
     controls = view.of_kind("random_rows")
     arms = [aligned, *controls]
-    rows: list[tuple[str | None, Modality]] = [
-        (language, modality) for modality in view.modalities for language in [*view.languages, None]
-    ]
+    whom: list[str | None] = [*view.languages]
+    whom += [None] if len(whom) > 1 else []
+    rows = [(language, modality) for modality in view.modalities for language in whom]
     changes = {
         (arm.name, language, modality): view.change(
             arm.name, base.name, "attack_success", language, modality
@@ -203,7 +203,7 @@ def forest_figure(view: View) -> Figure | None:
     for modality in view.modalities:
         lanes = [
             _forest_lane(language, [(arm, changes[arm.name, language, modality]) for arm in arms])
-            for language in [*view.languages, None]
+            for language in whom
         ]
         label = f"Change of attack success, {modality_name(modality)}"
         plot = marks_plot(label, lanes, axis, 2 if controls else 1, "points", "change")

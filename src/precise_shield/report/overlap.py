@@ -74,7 +74,7 @@ def overlap_figure(view: View) -> Figure | None:
             continue
         title = modality_name(modality)
         for what, of in _READINGS.items():
-            matrix = _matrix(languages, modality, within, of, f"{title}, {what}")
+            matrix = _matrix(languages, modality, within, of, what)
             panels.append(Panel(f"{title}: {what}", matrix))
     if not panels:
         return None
@@ -110,25 +110,29 @@ def _matrix(
     modality: Modality,
     overlaps: dict[tuple[Place, Place], Overlap],
     of: Callable[[Overlap], float | None],
-    title: str,
+    what: str,
 ) -> Markup:
     squares: list[list[Square | None]] = []
     for a in languages:
         row: list[Square | None] = []
         for b in languages:
             overlap = overlaps.get(((a, modality), (b, modality)))
-            row.append(None if overlap is None else _overlap_square(overlap, of(overlap), a, b))
+            row.append(None if overlap is None else _square(overlap, of(overlap), a, b, what))
         squares.append(row)
     names = [language_name(code) for code in languages]
-    return heat_map(f"Overlap, {title}", names, list(languages), squares, "share")
-
-
-def _overlap_square(overlap: Overlap, value: float | None, a: str, b: str) -> Square:
-    tip = (
-        f"{language_name(a)} in {language_name(b)}: {percent(overlap.share)}"
-        f" ({count(overlap.shared)} shared), chance {percent(chance_of(overlap))},"
-        f" ceiling {percent(overlap.ceiling)}"
+    return heat_map(
+        f"Overlap, {modality_name(modality)}, {what}", names, list(languages), squares, "share"
     )
+
+
+def _square(overlap: Overlap, value: float | None, a: str, b: str, what: str) -> Square:
+    """The tip of what was found has everything; those of the other two readings their own value."""
+    tip = f"{language_name(a)} in {language_name(b)}, {what}: {percent(value)}"
+    if what == "found":
+        tip += (
+            f" ({count(overlap.shared)} shared), chance {percent(chance_of(overlap))},"
+            f" ceiling {percent(overlap.ceiling)}"
+        )
     if value is None or not isfinite(value):
         return Square(nan, "–", tip=tip)
     return Square(value, signed(100 * value, 0), tip=tip)

@@ -37,7 +37,7 @@ from precise_shield.report.figures import (
     rate_maps,
     suppression_figure,
 )
-from precise_shield.report.headline import safer_findings, tiles, verdict
+from precise_shield.report.headline import safer_findings, verdict
 from precise_shield.report.markdown import render_markdown
 from precise_shield.report.overlap import modality_figure, overlap_figure
 from precise_shield.report.palette import palette_css
@@ -55,6 +55,7 @@ from precise_shield.report.tables import (
     pairs_table,
     run_facts,
 )
+from precise_shield.report.tiles import tiles
 from precise_shield.report.view import View
 from precise_shield.report.words import visible
 
@@ -254,7 +255,7 @@ def legend_glyph(kind: str) -> Markup:
     if kind == "ticks":
         mark = tag("path", d="M4 3v10M8 3v10M12 3v10", class_="k-random ticks")
     else:
-        mark = glyph(kind, 8, 8)
+        mark = glyph(kind, 8.0, 8.0)
     return tag(
         "svg", mark, width=16, height=16, viewBox="0 0 16 16", aria_hidden="true", class_="figure"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 STEPS = 11
 """Classes of a ramp: 0 %, 10 %, … 100 %, each the nearest to its value."""
 
-DARK_TEXT = "#14110e"
+DARK_TEXT = "#000000"
 LIGHT_TEXT = "#ffffff"
 
 RAMPS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -87,8 +87,8 @@ def palette_css(dark: bool = True) -> str:
     Printing is always light.
     """
     steps = "".join(
-        f".figure .{name}{step}{{fill:var(--{name}{step})}}"
-        f".figure .{name}{step}t{{fill:var(--{name}{step}t)}}\n"
+        f".{name}{step} rect{{fill:var(--{name}{step})}}"
+        f".figure .{name}{step} text{{fill:var(--{name}{step}t)}}\n"
         for name in RAMPS
         for step in range(STEPS)
     )

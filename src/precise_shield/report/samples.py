@@ -13,7 +13,7 @@ from precise_shield.report.words import cut, language_name, modality_name, visib
 LONGEST = 1200
 """Characters of a prompt or an answer that the page shows."""
 
-BUDGET = 700_000
+BUDGET = 500_000
 """Bytes of escaped text that all samples together may take, so that the page stays small."""
 
 RIGHT_TO_LEFT = frozenset({"ar", "fa", "he", "ur", "ps", "sd", "ug", "yi", "dv"})

@@ -58,6 +58,10 @@ class Contrast:
     def defined(self) -> bool:
         return known(self.value, self.low, self.high)
 
+    def within(self, margin: float) -> bool:
+        """Whether the whole interval lies closer to zero than `margin`."""
+        return self.defined and max(abs(self.low), abs(self.high)) <= margin
+
     @property
     def direction(self) -> int:
         """-1 or +1 where the interval leaves out zero, 0 where it does not or is undefined."""
@@ -178,11 +182,20 @@ class View:
         row = self.rates.get((condition, measure, language, modality))
         if row is not None:
             return _of_row(row)
-        if language is not None and modality is not None:
-            return None
+        language, modality = self._only(language, modality)
         languages = self.languages if language is None else [language]
         modalities = self.modalities if modality is None else [modality]
         return self.pooled(condition, measure, languages, modalities)
+
+    def _only(
+        self, language: str | None, modality: Modality | None
+    ) -> tuple[str | None, Modality | None]:
+        """A pooled place as a cell, where there is but one language or modality to pool."""
+        if language is None and len(self.languages) == 1:
+            language = self.languages[0]
+        if modality is None and len(self.modalities) == 1:
+            modality = self.modalities[0]
+        return language, modality
 
     def pooled(
         self,
@@ -218,13 +231,12 @@ class View:
         modality: Modality | None = None,
     ) -> Contrast | None:
         """`condition` minus `reference`: paired where the summary has it, else from the rates."""
-        where = (measure, language or "", modality or "")
-        row = self._differences.get((condition, reference, *where))
-        if row is not None:
-            return _of_difference(row, 1)
-        row = self._differences.get((reference, condition, *where))
-        if row is not None:
-            return _of_difference(row, -1)
+        for la, mo in ((language, modality), self._only(language, modality)):
+            where = (measure, la or "", mo or "")
+            if row := self._differences.get((condition, reference, *where)):
+                return _of_difference(row, 1)
+            if row := self._differences.get((reference, condition, *where)):
+                return _of_difference(row, -1)
         return minus(
             self.rate(condition, measure, language, modality),
             self.rate(reference, measure, language, modality),

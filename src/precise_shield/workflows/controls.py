@@ -20,7 +20,7 @@ def features(run: Run) -> dict[Site, Float[Tensor, "width k"]]:
         activation on benign probing examples, averaged over their cells.
     """
     stats = Stats.load(collect_stats(run).path("stats.safetensors"))
-    benign = [cell for cell in stats.cells() if cell.harm == "benign"]
+    benign = [cell for cell in stats.cells if cell.harm == "benign"]
     position = run.config.identify.position
     rows = {}
     for site, norms in stats.norms.items():

@@ -74,7 +74,7 @@ def select(stats: Stats, choice: Selection, anchor: str) -> dict[str, NeuronSet]
 
 def places_of(stats: Stats) -> list[Place]:
     """Languages and modalities that were collected."""
-    return sorted({(cell.language, cell.modality) for cell in stats.cells()})
+    return sorted({(cell.language, cell.modality) for cell in stats.cells})
 
 
 def read_atlas(stage: Stage) -> Atlas:
@@ -113,7 +113,7 @@ def collect_stats(run: Run) -> Stage:
             size = state_bytes(run.bound, len(cells), len(positions))
             run.reporter.say(f"statistics take {size / 2**20:.0f} MiB, however many examples")
             with run.reporter.bar("collect", len(examples)) as advance:
-                stats = collect(run.bound, _passes(run, examples, positions), advance)
+                stats = collect(run.bound, cells, _passes(run, examples, positions), advance)
             stage.path("stats.safetensors").parent.mkdir(parents=True, exist_ok=True)
             stats.save(stage.path("stats.safetensors"))
     return stage

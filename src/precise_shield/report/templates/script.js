@@ -49,7 +49,7 @@
   document.addEventListener("scroll", () => { tip.hidden = true; }, { passive: true });
   document.addEventListener("keydown", (event) => { if (event.key === "Escape") tip.hidden = true; });
 
-  // Numbers: open all tables at once, and on paper always.
+  // Numbers: open all tables at once, for searching and printing.
   const numbers = [...document.querySelectorAll("details.numbers")];
   const all = document.getElementById("all");
   all.hidden = false;
@@ -58,10 +58,4 @@
     for (const one of numbers) one.open = open;
     all.textContent = open ? "Close all tables" : "Open all tables";
   });
-  let closed = [];
-  addEventListener("beforeprint", () => {
-    closed = numbers.filter((one) => !one.open);
-    for (const one of closed) one.open = true;
-  });
-  addEventListener("afterprint", () => { for (const one of closed) one.open = false; });
 })();
