@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from precise_shield.analyse.overlap import expected_share, overlap
+from precise_shield.analyse.overlap import Null, expected_share, overlaps
 from precise_shield.core.controls import matched_random
 from precise_shield.core.masks import Masks
 from precise_shield.core.sites import NeuronSet, Site
@@ -39,10 +39,10 @@ def draws(seeds, size):
 
 
 def measured(a, b):
-    return overlap(
-        "a", "b", {"a": a, "b": b}, WIDTHS, {"b": draws(0, 5)},
-        ({"a": Masks.constant(a, WIDTHS)}, {"a": Masks.constant(a, WIDTHS)}),
-    )  # fmt: skip
+    sets = {"a": a, "b": b}
+    whole = {name: Masks.constant(one, WIDTHS) for name, one in sets.items()}
+    null = Null({"a": draws(1, 5), "b": draws(0, 5)}, (whole, whole))
+    return overlaps(["a", "b"], sets, WIDTHS, null)[0]
 
 
 def test_a_shared_set_is_above_chance_and_a_random_one_is_not():

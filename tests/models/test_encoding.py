@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from tokenizers.processors import TemplateProcessing
 
-from precise_shield.core.errors import DataError
+from precise_shield.core.errors import DataError, LoadingError
 from precise_shield.models.encoding import IGNORED, batches, encode, lengths, plan
 from tiny import TEXT_CONFIGS
 from tiny_folders import EYES, example
@@ -213,6 +213,21 @@ def test_a_huge_picture_is_refused_before_it_is_decoded(loaded_once, tmp_path, m
         encode(loaded_once("llava"), [example(7, "see", str(path))])
     Image.new("RGB", (10, 10)).save(tmp_path / "fits.png")
     assert len(encode(loaded_once("llava"), [example(7, "see", str(tmp_path / "fits.png"))])) == 1
+
+
+def test_a_prompt_that_writes_the_picture_token_is_named(loaded_once, shown, asked):
+    bad = dataclasses.replace(shown[1], prompt="what does <image> mean?")
+    with pytest.raises(DataError, match=r"'e11': the model's processor rejects it"):
+        encode(loaded_once("llava"), [shown[0], bad, shown[2]])
+    blind = dataclasses.replace(asked[1], prompt="what does <image> mean?")
+    with pytest.raises(DataError, match=r"'e1': the model's processor rejects it"):
+        encode(loaded_once("llava"), [asked[0], blind])
+
+
+def test_a_template_that_takes_no_lists_is_an_error_in_words(loaded_once, asked):
+    loaded = with_template(loaded_once("llava"), "{{ 'User: ' + messages[0].content }}")
+    with pytest.raises(LoadingError, match="the chat template fails"):
+        encode(loaded, asked)
 
 
 def test_nothing_to_encode_is_an_error(loaded_once):

@@ -15,13 +15,17 @@ from precise_shield.report.view import View
 from report.fixture import BIDI, BREAKOUT, LANGUAGES, LINK, SCRIPT, hostile, realistic
 
 
+def table_widths(text: str) -> list[set[int]]:
+    """Numbers of columns of each table's lines."""
+    blocks = re.findall(r"(?:^\|.*\|$\n)+", text, re.MULTILINE)
+    return [{len(re.split(r"(?<!\\)\|", row)) for row in block.splitlines()} for block in blocks]
+
+
 def test_markdown_tables_are_rectangular_and_hold_every_cell() -> None:
     text = render_markdown(realistic())
-    blocks = re.findall(r"(?:^\|.*\|$\n)+", text, re.MULTILINE)
-    assert len(blocks) >= 8
-    for block in blocks:
-        widths = {len(re.split(r"(?<!\\)\|", line)) for line in block.splitlines()}
-        assert len(widths) == 1
+    assert len(table_widths(text)) >= 8
+    assert all(len(widths) == 1 for widths in table_widths(text))
+    assert all(len(widths) == 1 for widths in table_widths(render_markdown(hostile("a | b"))))
     view = View(realistic())
     for language in LANGUAGES:
         assert str(view.rate("aligned", "attack_success", language, "text")) in text
@@ -36,6 +40,11 @@ def test_hostile_text_cannot_leave_its_place_in_markdown(text: str) -> None:
     assert len([line for line in dirty.splitlines() if line.startswith("#")]) == len(heads)
     assert not set("\u202e\x00\x1b") & set(dirty)
     assert plain(text) in dirty  # it is there, as text
+
+
+def test_markup_signs_are_escaped_one_by_one() -> None:
+    assert plain("*a* `b` _c_ | \\ # !") == "\\*a\\* \\`b\\` \\_c\\_ \\| \\\\ \\# \\!"
+    assert plain("82.4% [71, 90]") == "82.4% [71, 90]"  # numbers stay readable
 
 
 def test_markdown_holds_no_prompt_and_no_answer() -> None:

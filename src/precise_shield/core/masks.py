@@ -51,6 +51,10 @@ class Masks:
         """|A ∩ B| / |A ∪ B|, draw by draw; NaN where both are empty."""
         return (self & other).sizes() / (self | other).sizes()
 
+    def flat(self) -> Float[Tensor, "draws units"]:
+        """All sites side by side, in order of site, as 0 and 1."""
+        return torch.cat([self.values[site] for site in sorted(self.values)], 1).float()
+
     def draw(self, index: int) -> NeuronSet:
         """The neuron set of one draw."""
         return NeuronSet.of(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
@@ -122,16 +123,7 @@ class Moments:
         treats a fold that is taken twice as twice as many rows.
         """
         take = torch.ones(self.folds, dtype=torch.float64) if weights is None else weights.double()
-        mass = take * self.count
-        total = mass.sum(-1, keepdim=True)
-        share = mass / total  # NaN where nothing is taken
-        mean = share @ self.mean
-        spread = take @ self.m2
-        for fold in range(self.folds):
-            spread = spread + mass[..., fold, None] * (self.mean[fold] - mean).square()
-        var = torch.where(total > 1, spread / (total - 1), float("nan"))
-        magnitude, positive = share @ self.magnitude, share @ self.positive
-        return Pooled(total, mean, var, magnitude, positive)
+        return Pooled(self, take)
 
     @classmethod
     def stacked(cls, first: Moments, second: Moments) -> Moments:
@@ -142,16 +134,40 @@ class Moments:
         return out
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pooled:
-    """What the folds of a `Moments` say together, for one draw or many.
+    """What the folds of a `Moments` say together, for one draw or many, computed when asked.
 
     Shapes: `[..., width]`, float64; `count` is `[..., 1]`. Everything is NaN when there is no
     row, and `var`, the unbiased variance, below two.
     """
 
-    count: Float[Tensor, "*draws 1"]
-    mean: Float[Tensor, "*draws width"]
-    var: Float[Tensor, "*draws width"]
-    magnitude: Float[Tensor, "*draws width"]
-    positive: Float[Tensor, "*draws width"]
+    moments: Moments
+    take: Float[Tensor, "*draws folds"]
+
+    @cached_property
+    def count(self) -> Float[Tensor, "*draws 1"]:
+        return (self.take * self.moments.count).sum(-1, keepdim=True)
+
+    def _averaged(self, values: Float[Tensor, "folds width"]) -> Float[Tensor, "*draws width"]:
+        return (self.take * self.moments.count / self.count) @ values
+
+    @cached_property
+    def mean(self) -> Float[Tensor, "*draws width"]:
+        return self._averaged(self.moments.mean)
+
+    @cached_property
+    def magnitude(self) -> Float[Tensor, "*draws width"]:
+        return self._averaged(self.moments.magnitude)
+
+    @cached_property
+    def positive(self) -> Float[Tensor, "*draws width"]:
+        return self._averaged(self.moments.positive)
+
+    @cached_property
+    def var(self) -> Float[Tensor, "*draws width"]:
+        mass, spread = self.take * self.moments.count, self.take @ self.moments.m2
+        for fold in range(self.moments.folds):
+            apart = (self.moments.mean[fold] - self.mean).square()
+            spread = spread + mass[..., fold, None] * apart
+        return torch.where(self.count > 1, spread / (self.count - 1), float("nan"))

@@ -50,7 +50,7 @@ def conversation(
     try:
         if system.strip() in _render(loaded, with_system, True):
             return with_system
-    except TemplateError:
+    except (TemplateError, TypeError):
         pass  # the template knows no system turn; the words go where it does look
     merged = system if prefix is None else f"{system}\n\n{prefix}"
     return conversation(loaded, example, None, merged)
@@ -64,7 +64,7 @@ def prompt_text(loaded: LoadedModel, turns: list[Message]) -> str:
     """
     try:
         return _render(loaded, turns, True)
-    except TemplateError as error:
+    except (TemplateError, TypeError) as error:
         raise LoadingError(
             f"{loaded.spec.path}: the chat template fails ({error}). Pass another one with"
             " chat_template."
@@ -81,7 +81,7 @@ def continuation(loaded: LoadedModel, turns: list[Message], prompt: str, respons
     said: Any = [{"type": "text", "text": response}] if loaded.has_images else response
     try:
         full = _render(loaded, [*turns, {"role": "assistant", "content": said}], False)
-    except TemplateError:
+    except (TemplateError, TypeError):
         return response
     if not response or not full.startswith(prompt):
         return response

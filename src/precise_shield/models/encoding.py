@@ -20,6 +20,7 @@ from precise_shield.models.chat import (
     prompt_text,
     response_tokens,
 )
+from precise_shield.models.files import first_line
 from precise_shield.models.loading import LoadedModel
 
 Side = Literal["right", "left"]
@@ -125,8 +126,7 @@ def _tokenize(loaded: LoadedModel, examples: Sequence[Example], texts: list[str]
     for part in (with_image, without):
         if not part:
             continue
-        pictures = None if part is without else [[picture(examples[i])] for i in part]
-        out = _process(loaded, [texts[i] for i in part], pictures)
+        out = _process(loaded, [examples[i] for i in part], [texts[i] for i in part])
         for row, i in enumerate(part):
             real = out["attention_mask"][row].bool()
             ids[i] = out["input_ids"][row][real].tolist()
@@ -141,17 +141,29 @@ def _tokenize(loaded: LoadedModel, examples: Sequence[Example], texts: list[str]
 
 
 def _process(
-    loaded: LoadedModel, texts: list[str], pictures: list[list[Any]] | None
+    loaded: LoadedModel, examples: Sequence[Example], texts: list[str]
 ) -> dict[str, Tensor]:
-    assert loaded.processor is not None
-    out = loaded.processor(
-        text=texts,
-        images=pictures,
-        padding=True,
-        padding_side="right",
-        add_special_tokens=adds_special_tokens(loaded, texts),
-        return_tensors="pt",
-    )
+    """Run the processor on examples that all have a picture, or all have none."""
+    processor: Any = loaded.processor
+    pictures = None if examples[0].image is None else [[picture(each)] for each in examples]
+    try:
+        out = processor(
+            text=texts,
+            images=pictures,
+            padding=True,
+            padding_side="right",
+            add_special_tokens=adds_special_tokens(loaded, texts),
+            return_tensors="pt",
+        )
+    except (ValueError, TypeError, IndexError, KeyError, RuntimeError) as error:
+        if len(examples) == 1:
+            raise DataError(
+                f"example {examples[0].id!r}: the model's processor rejects it"
+                f" ({first_line(error)}). Does its prompt write one of the model's own tokens?"
+            ) from None
+        for example, text in zip(examples, texts, strict=True):
+            _process(loaded, [example], [text])
+        raise
     return {name: value for name, value in out.items() if isinstance(value, Tensor)}
 
 

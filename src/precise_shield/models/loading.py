@@ -295,8 +295,8 @@ def _ends(
     turns = [{"role": role, "content": say} for role in ("user", "assistant")]
     text = str(tokenizer.apply_chat_template(turns, chat_template=template, tokenize=False))
     tail = tokenizer(text.rpartition(_PROBE)[2], add_special_tokens=False)["input_ids"]
-    special = stops | set(tokenizer.all_special_ids)
-    special |= {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    written = tokenizer.added_tokens_decoder.items()
+    special = stops | {number for number, token in written if token.special}
     end = next((token for token in tail if token in special), tokenizer.eos_token_id)
     if end is None:
         raise LoadingError(

@@ -21,6 +21,7 @@ from precise_shield.report.words import (
     p_text,
     percent,
     points,
+    small,
     span,
     tiny_share,
 )
@@ -121,7 +122,9 @@ def conditions_table(view: View) -> Table:
             condition.label,
             *[rated(view.rate(condition.name, measure)) for measure in MEASURES],
             rated_gap(view.gap(condition.name, "refusal_matched")),
-            real(kl[condition.name], 4) if condition.name in kl else "not measured",
+            Entry(small(kl[condition.name]), kl[condition.name])
+            if known(kl.get(condition.name))
+            else "not measured",
             condition.note,
         ]
         for condition in view.summary.conditions

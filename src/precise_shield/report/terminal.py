@@ -19,7 +19,7 @@ from precise_shield.report.view import View
 from precise_shield.report.words import (
     language_name,
     modality_name,
-    number,
+    small,
     visible,
 )
 
@@ -99,7 +99,7 @@ def _conditions(view: View) -> list[list[str]]:
     gaps = [view.gap(c.name, benign_measure(view, c.name)) for c in view.summary.conditions]
     blocks.append(("Refusal gap, harmful minus benign", [points_text(gap) for gap in gaps]))
     names = [c.name for c in view.summary.conditions]
-    kls = [number(kl[name], 4) if name in kl else "not measured" for name in names]
+    kls = [small(kl[name]) if name in kl else "not measured" for name in names]
     blocks.append(("Benign KL, nats a token", kls))
     rows = [["measure", "condition", "value"]]
     for name, values in blocks:

@@ -8,7 +8,7 @@ from functools import cached_property
 from math import nan, sqrt
 
 from precise_shield.core.rates import Rate
-from precise_shield.core.records import Modality
+from precise_shield.core.records import MODALITIES, Modality
 from precise_shield.core.summary import (
     Condition,
     ConditionKind,
@@ -148,7 +148,7 @@ class View:
     def modalities(self) -> list[Modality]:
         order: dict[Modality, None] = dict.fromkeys(self.summary.data.modalities)
         order.update(dict.fromkeys(r.modality for r in self.summary.rates if r.modality))
-        return list(order)
+        return sorted(order, key=MODALITIES.index)
 
     @property
     def high_resource(self) -> list[str]:

@@ -94,6 +94,11 @@ def number(value: float | None, digits: int = 2) -> str:
     return UNDEFINED if value is None or not isfinite(value) else signed(value, digits)
 
 
+def small(value: float | None) -> str:
+    """A small quantity with three significant digits, or `undefined`."""
+    return UNDEFINED if value is None or not isfinite(value) else f"{value:.3g}"
+
+
 def points(value: float | None) -> str:
     """A difference of shares as `+3.2`, in percentage points."""
     if value is None or not isfinite(value):

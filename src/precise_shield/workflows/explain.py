@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from precise_shield.analyse.overlap import overlaps
+from precise_shield.analyse.overlap import Null, overlaps
 from precise_shield.core.masks import Masks
 from precise_shield.core.sites import NeuronSet, Site
 from precise_shield.core.store import Stage
@@ -52,7 +52,7 @@ def _facts(run: Run, atlas: Atlas, stats: Stats) -> NeuronFacts:
     agreement = split_half(*half)
     shared: list[Overlap] = []
     for family in comparable(atlas):
-        shared += overlaps(family, sets=atlas.sets, widths=atlas.widths, shuffled=null, halves=half)
+        shared += overlaps(family, atlas.sets, atlas.widths, Null(null, half))
     return NeuronFacts(
         score=section.score,
         position=section.position,
