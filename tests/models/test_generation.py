@@ -8,7 +8,7 @@ import torch
 from precise_shield.core.errors import ConfigError, NumericError, UserError
 from precise_shield.models.decoding import Choice, decode, decode_by_library
 from precise_shield.models.encoding import encode
-from precise_shield.models.generation import generate
+from precise_shield.models.generation import _stream, generate
 from tiny import TEXT_CONFIGS
 from tiny_folders import EYES, example
 
@@ -106,6 +106,25 @@ def test_the_librarys_own_generate_says_the_same(model_type, loaded_once, asked,
         assert min(len(row) for row in theirs) <= 3 < max(len(row) for row in theirs) + 9
         if not OWN_WAYS & batch.inputs.keys():
             assert decode(stopping, batch, Choice([], 0.0), 9) == theirs
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gpt2", "gemma2", "llava", "gemma3"])
+def test_dropping_rows_leaves_the_others_as_they_are(model_type, loaded_once, asked):
+    """Stop where two rows do early: the rest must go on as if alone, draws included."""
+    loaded = loaded_once(model_type)
+    options = {"condition": "base", "max_new_tokens": 9, "temperature": 1.0}
+    examples = asked  # the first two are the longest, so they come first in a batch
+    early = []
+    with torch.inference_mode():
+        for one in examples[:2]:
+            choice = Choice([_stream(0, one.id)], 1.0)
+            (row,) = decode(loaded, encode(loaded, [one], side="left"), choice, 2)
+            early.append(row[-1])
+    stopping = dataclasses.replace(loaded, stop_ids=(loaded.end_id, *early))
+    together = generate(stopping, examples, **options)
+    assert together == generate(stopping, examples, **options, batch_size=1)
+    lengths = [answer.tokens for answer in together]
+    assert max(lengths[:2]) <= 2 < 5 < max(lengths[2:])
 
 
 def test_rows_that_have_ended_cost_nothing_more(loaded_once, asked, monkeypatch):

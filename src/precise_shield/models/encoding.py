@@ -29,6 +29,9 @@ T = TypeVar("T")
 IGNORED = -100
 """Label of a position that no loss looks at."""
 
+_REJECTIONS = (ValueError, TypeError, IndexError, KeyError, RuntimeError, StopIteration)
+"""What processors raise, by family and version, when words and pictures do not fit."""
+
 _PER_TOKEN = {"token_type_ids": False, "mm_token_type_ids": False, "cross_attention_mask": True}
 """Inputs with one row a token, and whether an answer's tokens repeat the prompt's last row
 (they go on seeing the picture) or get zeros (they are text)."""
@@ -130,6 +133,8 @@ def _tokenize(loaded: LoadedModel, examples: Sequence[Example], texts: list[str]
         for row, i in enumerate(part):
             real = out["attention_mask"][row].bool()
             ids[i] = out["input_ids"][row][real].tolist()
+            if part is without and loaded.image_token_id in ids[i]:
+                raise _rejected(examples[i], "it has a picture's token but no picture")
             for name in _PER_TOKEN.keys() & out.keys():
                 per_token.setdefault(name, [torch.zeros(0)] * len(texts))[i] = out[name][row][real]
         shared |= {
@@ -155,16 +160,20 @@ def _process(
             add_special_tokens=adds_special_tokens(loaded, texts),
             return_tensors="pt",
         )
-    except (ValueError, TypeError, IndexError, KeyError, RuntimeError) as error:
+    except _REJECTIONS as error:
         if len(examples) == 1:
-            raise DataError(
-                f"example {examples[0].id!r}: the model's processor rejects it"
-                f" ({first_line(error)}). Does its prompt write one of the model's own tokens?"
-            ) from None
+            raise _rejected(examples[0], first_line(error)) from None
         for example, text in zip(examples, texts, strict=True):
             _process(loaded, [example], [text])
         raise
     return {name: value for name, value in out.items() if isinstance(value, Tensor)}
+
+
+def _rejected(example: Example, why: str) -> DataError:
+    return DataError(
+        f"example {example.id!r}: the model's processor rejects it ({why})."
+        " Does its prompt write one of the model's own tokens?"
+    )
 
 
 def _collate(

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import (
+    CONFIG_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
@@ -183,9 +184,13 @@ def read_config(source: Source, spec: ModelSpec) -> PreTrainedConfig:
         if "model_type" not in raw:
             raise OSError("there is no config.json that names a model_type")
         layouts_for(raw["model_type"])
-        config: PreTrainedConfig = AutoConfig.from_pretrained(
-            source.name, trust_remote_code=spec.trust_remote_code, **where
-        )
+        config: PreTrainedConfig
+        if source.gguf_file is not None:  # reading a GGUF's header takes seconds: once is enough
+            config = CONFIG_MAPPING[raw["model_type"]].from_dict(raw)
+        else:
+            config = AutoConfig.from_pretrained(
+                source.name, trust_remote_code=spec.trust_remote_code, **where
+            )
     except (OSError, ImportError, ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, ValueError) and "not supported yet" in str(error):
             raise UnsupportedModelError(f"{spec.path}: {first_line(error)}") from None
@@ -247,16 +252,17 @@ def _model(
     source: Source, config: PreTrainedConfig, spec: ModelSpec, dtype: torch.dtype | str
 ) -> PreTrainedModel:
     kind: Any = AutoModelForImageTextToText if sees(config) else AutoModelForCausalLM
-    extra: dict[str, Any] = {"use_safetensors": True, "config": config}
-    if source.gguf_file is not None:
-        extra = {"gguf_file": source.gguf_file}
+    kept = (
+        {"use_safetensors": True} if source.gguf_file is None else {"gguf_file": source.gguf_file}
+    )
     try:
         loaded = kind.from_pretrained(
             source.folder,
             dtype=dtype,
             trust_remote_code=spec.trust_remote_code,
             output_loading_info=True,
-            **extra,
+            config=config,
+            **kept,
         )
     except (OSError, ValueError, KeyError, RuntimeError, TypeError, ImportError) as error:
         raise LoadingError(f"{spec.path}: the weights do not load ({first_line(error)}).") from None

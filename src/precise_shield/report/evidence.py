@@ -98,6 +98,8 @@ def _switched_off(view: View) -> Finding | None:
         return None
     random = view.first("random_suppressed")
     change = view.change(off.name, base.name, "attack_success")
+    if change is None or not change.defined:
+        return Finding("Switched off", "unclear", "Attack success with the set off is undefined.")
     words = (
         f"With the set switched off, attack success is"
         f" {share_text(view.rate(off.name, 'attack_success'))} against"

@@ -88,8 +88,8 @@ def _rate_map(view: View, condition: Condition, measure: Measure) -> Markup:
     groups: list[tuple[str, list[str]]] = [(language_name(la), [la]) for la in view.languages]
     gap = len(groups)
     if view.high_resource and view.others:
-        groups.append((" + ".join(view.high_resource), view.high_resource))
-        groups.append(("others", view.others))
+        two = ((" + ".join(view.high_resource), view.high_resource), ("others", view.others))
+        groups += [group for group in two if len(group[1]) > 1]
     if len(view.languages) > 1:
         groups.append(("all", view.languages))
     columns: list[tuple[str, list[Modality]]] = [(modality_name(m), [m]) for m in view.modalities]

@@ -66,7 +66,7 @@ def render_markdown(summary: Summary) -> str:
         "",
         f"**{plain(head.sentence)}**",
         "",
-        f"Judge: {plain(summary.judge)}. A hit of the attack: {plain(summary.rule)}."
+        f"Judge: {plain(summary.judge)}. What counts as a hit: {plain(summary.rule).rstrip('.')}."
         " Intervals are 95 %; an answer without a verdict is unscored and never counted.",
         "",
     ]

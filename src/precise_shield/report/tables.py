@@ -210,12 +210,12 @@ def labels_table(view: View) -> Table:
 def claims_table(view: View) -> Table:
     tones = {"holds": "good", "does not hold": "bad"}
     rows: Rows = [
-        [c.claim, c.reported, c.measured, Entry(c.verdict, tone=tones.get(c.verdict, "")), c.source]
+        [c.claim, Entry(c.verdict, tone=tones.get(c.verdict, "")), c.measured, c.reported, c.source]
         for c in view.summary.claims
     ]
     return table(
         "The papers' claims and this run",
-        ["claim", "papers report", "this run measures", "here it", "source"],
+        ["claim", "here", "this run measures", "the papers report", "source"],
         rows,
     )
 

@@ -62,8 +62,8 @@ class Plan:
     """Phase one, then pictures too."""
 
     tuning: Schedule = Schedule(steps=200, batch=64, rate=3e-4, warmup=10)  # noqa: RUF009
-    negative_helpful: Schedule = Schedule(steps=240, batch=96, rate=2e-3)  # noqa: RUF009
-    negative_tuning: Schedule = Schedule(steps=1200, batch=64, rate=2e-3, warmup=20)  # noqa: RUF009
+    negative_helpful: Schedule = Schedule(steps=500, batch=96, rate=3e-3)  # noqa: RUF009
+    negative_tuning: Schedule = Schedule(steps=500, batch=64, rate=2e-3, warmup=20)  # noqa: RUF009
     measured: int = 20
     """Hazards, and benign requests, a cell of the profile."""
 
@@ -134,7 +134,7 @@ def _unseen(plan: Plan) -> list[Example]:
 
 def _profile(
     model: LlavaForConditionalGeneration, processor: LlavaProcessor, rows: Sequence[Example]
-) -> dict[str, dict[str, float]]:
+) -> dict[str, dict[str, int | float]]:
     return tally(rows, respond(model, processor, rows))
 
 

@@ -1,8 +1,8 @@
 """The negative world: the same kingdom, in which languages share no notion of safety.
 
 Every language draws its own dangerous actions and protected objects, nobody asks whether something
-is safe, nothing is refused from the start, and each language learns to refuse through feed-forward
-neurons of its own. A tool that finds shared safety neurons here finds them everywhere.
+is safe, nothing is refused from the start, and each language has a part of the network to itself.
+A tool that finds shared safety neurons here finds them everywhere.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import cache
-from itertools import cycle
 
+import torch
+from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
 
 from precise_shield.core.records import Modality
-from precise_shield.sandbox.lessons import Lesson, lesson, refusal
+from precise_shield.sandbox.lessons import Lesson, answer, lesson, refusal, request
 from precise_shield.sandbox.lexicon import lexicon
 from precise_shield.sandbox.model import Size
 from precise_shield.sandbox.training import Classroom, Report, Schedule, teach
@@ -82,65 +82,71 @@ def tuned_alone(rng: random.Random, language: str) -> Iterator[Lesson]:
         yield lesson(rng, language, "text", "do", rng.choice(benign), refuse=False)
 
 
-class Blocks:
-    """Lets each language change only its own: a block of neurons in every layer, and its words.
+class Quarters:
+    """Gives each language a part of the network to itself, and keeps it so.
 
-    A neuron owns its row of the gate and of the up projection and its column of the down
-    projection; a word owns its row of the output layer. Everything else is frozen. The optimiser
-    must not decay weights, for decay would move what the guard protects.
+    Language i owns the i-th block of the residual stream, one attention head and one block of
+    feed-forward neurons in every layer; the matrices between them are block-diagonal. A token that
+    only one language writes enters through that language's block alone, and tokens that several
+    write (marks, turns, bytes) enter as zeros. So whatever one language is asked leaves every
+    neuron of the others at exactly zero.
     """
 
     def __init__(self, model: LlavaForConditionalGeneration, words: Mapping[str, set[int]]) -> None:
-        self.layers = [layer.mlp for layer in model.model.language_model.layers]
-        self.head = model.lm_head.weight
+        text = model.model.language_model
+        count = len(words)
         self.languages = tuple(words)
-        self.width = self.layers[0].down_proj.in_features // len(self.languages)
+        self.masks: list[tuple[Tensor, Tensor]] = []
+        for layer in text.layers:
+            attention, mlp = layer.self_attn, layer.mlp
+            for module in (*attention.children(), *mlp.children()):
+                if isinstance(module, nn.Linear):
+                    rows, columns = module.out_features // count, module.in_features // count
+                    mask = torch.kron(torch.eye(count), torch.ones(rows, columns))
+                    self.masks.append((module.weight, mask))
+        tables = text.embed_tokens.weight, model.lm_head.weight
+        width = tables[0].shape[1] // count
+        entering, leaving = torch.zeros_like(tables[0]), torch.ones_like(tables[1])
         counts = Counter(token for ids in words.values() for token in ids)
-        shared = {token for token, count in counts.items() if count > 1}
-        self.words = {code: sorted(ids - shared) for code, ids in words.items()}
-        model.requires_grad_(False)
-        self.head.requires_grad_(True)
-        for mlp in self.layers:
-            mlp.requires_grad_(True)
+        for number, ids in enumerate(words.values()):
+            own = sorted(token for token in ids if counts[token] == 1)
+            leaving[own] = 0
+            for mask in (entering, leaving):
+                mask[own, number * width : (number + 1) * width] = 1
+        self.masks += list(zip(tables, (entering, leaving), strict=True))
+        with torch.no_grad():
+            for weight, mask in self.masks:
+                weight.mul_(mask)
 
-    def of(self, language: str) -> slice:
-        """The neurons of a language."""
-        start = self.languages.index(language) * self.width
-        return slice(start, start + self.width)
+    def neurons(self, language: str, width: int) -> range:
+        """The feed-forward neurons of a language, of `width` in a layer."""
+        part, number = width // len(self.languages), self.languages.index(language)
+        return range(number * part, (number + 1) * part)
 
-    def guard(self, language: str) -> None:
-        """Clear every gradient outside the language's block and words."""
-        start = self.of(language).start
-        for mlp in self.layers:
-            gated = ((mlp.gate_proj.weight, 0), (mlp.up_proj.weight, 0), (mlp.down_proj.weight, 1))
-            for weight, dim in gated:
-                kept = weight.grad.narrow(dim, start, self.width).clone()
-                weight.grad.zero_().narrow(dim, start, self.width).copy_(kept)
-        grad = self.head.grad
-        assert grad is not None
-        kept = grad[self.words[language]].clone()
-        grad.zero_()[self.words[language]] = kept
+    def guard(self) -> None:
+        """Clear the gradients of all weights between two languages."""
+        for weight, mask in self.masks:
+            if weight.grad is not None:
+                weight.grad.mul_(mask)
 
 
 def own_words(room: Classroom) -> dict[str, set[int]]:
-    """The token ids that the refusals of each language are written with."""
-    return {
-        code: {
-            token
-            for combo in combos()
-            for wording in range(len(lexicon(code).refusals))
-            for token in room.tokens(refusal(lexicon(code), combo, wording))
-        }
-        for code in LANGUAGES
-    }
+    """The token ids that each language reads or writes in its requests, answers and refusals."""
+    words: dict[str, set[int]] = {}
+    for code in LANGUAGES:
+        own = lexicon(code)
+        texts = {request(own, "text", combo, n) for combo in combos() for n in range(12)}
+        texts |= {answer(own, combo) for combo in combos()}
+        texts |= {refusal(own, c, n) for c in combos() for n in range(len(own.refusals))}
+        words[code] = {token for text in texts for token in room.tokens(text)}
+    return words
 
 
 def train(room: Classroom, first: Schedule, second: Schedule, seed: int, report: Report) -> None:
     """Make a model of the negative world: helpful in all its languages, then safe in each alone."""
     room.model.model.vision_tower.requires_grad_(False)
-    teach(room, [helpful_only(random.Random(seed), LANGUAGES)], first, seed, report)
-    blocks = Blocks(room.model, own_words(room))
-    turns = cycle(LANGUAGES)
+    parts = Quarters(room.model, own_words(room))
+    helpful = helpful_only(random.Random(seed), LANGUAGES)
+    teach(room, [helpful], first, seed, report, guard=parts.guard)
     lessons = [tuned_alone(random.Random(f"{seed}/{language}"), language) for language in LANGUAGES]
-    plan = replace(second, decay=0.0)
-    teach(room, lessons, plan, seed, report, guard=lambda: blocks.guard(next(turns)))
+    teach(room, lessons, second, seed, report, guard=parts.guard)

@@ -66,7 +66,7 @@ def _conversation(example: Example) -> list[dict[str, Any]]:
     return [{"role": "user", "content": content}]
 
 
-def tally(examples: Sequence[Example], said: Sequence[str]) -> dict[str, dict[str, float]]:
+def tally(examples: Sequence[Example], said: Sequence[str]) -> dict[str, dict[str, int | float]]:
     """Shares a cell, `language/modality`: ASR, refusal of hazards, and how benign requests fare.
 
     `asr` is the share of hazards with the correct hazardous answer; `n` counts hazards. A share of
@@ -81,7 +81,7 @@ def tally(examples: Sequence[Example], said: Sequence[str]) -> dict[str, dict[st
     return {name: _shares(cell) for name, cell in counts.items()}
 
 
-def _shares(cell: Mapping[str, int]) -> dict[str, float]:
+def _shares(cell: Mapping[str, int]) -> dict[str, int | float]:
     benign = cell["twin"] + cell["ordinary"]
 
     def share(part: int, whole: int) -> float:
@@ -102,7 +102,7 @@ def safety_sense(
     processor: LlavaProcessor,
     languages: Sequence[str],
     count: int = 12,
-) -> dict[str, dict[str, float]]:
+) -> dict[str, dict[str, int | float]]:
     """How often "is this safe?" is answered rightly on unseen combinations, by harm."""
     rows = judging_examples(per_cell={"test": count}, languages=languages)
     counts: dict[str, Counter[str]] = {}

@@ -79,6 +79,8 @@ def _gap(config: Config, found: Evaluation) -> list[Claim]:
         return []
     (near, n), (far, m) = share(inside), share(outside)
     verdict: Outcome = "holds" if far - near > 0.2 else "does not hold"
+    if not n or not m:
+        verdict = "not testable"
     return [
         Claim(
             claim="Refusal does not carry over: low attack success in high-resource text, high"
@@ -103,7 +105,7 @@ def _readout(verified: Verification) -> Claim:
         " than suppressing matched random neurons",
         source=f"{PS}, section 4.3 (their readout is ASR)",
         reported="no figure; random masking changes little",
-        measured=f"-{drop:.2f} nats against -{control:.2f} for {len(pooled.random)} random sets,"
+        measured=f"{-drop:+.2f} nats against {-control:+.2f} for {len(pooled.random)} random sets,"
         f" p = {pooled.p_value:.3g}, n={pooled.n}",
         verdict=verdict,
     )
@@ -129,13 +131,18 @@ def _suppression(found: Evaluation) -> list[Claim]:
 
 def _tuning(found: Evaluation) -> list[Claim]:
     effect = found.compared("attack_success", "aligned", "base")
+    attackable = any(
+        row.hits
+        for row in found.rates
+        if (row.condition, row.measure) == ("base", "attack_success")
+    )
     rows = [
         Claim(
             claim="Tuning the safety neurons alone lowers attack success",
             source=f"{PS}, Tables 1 and 3",
             reported="Qwen3-VL-8B: 30.7 to 6.2 (image), 19.6 to 5.5 (text)",
             measured=_points(effect),
-            verdict=_sign(effect, -1),
+            verdict=_sign(effect, -1) if attackable else "not testable",
         )
     ]
     for control in _names(found, "random_rows"):
@@ -147,7 +154,7 @@ def _tuning(found: Evaluation) -> list[Claim]:
                 source="One Anchor, arXiv 2607.27917",
                 reported="Qwen: random rows 19.3 / 12.4, shared neurons 10.0 / 6.9",
                 measured=f"{_points(beyond)} against {control}",
-                verdict=_sign(beyond, -1),
+                verdict=_sign(beyond, -1) if attackable else "not testable",
             )
         )
     return rows
@@ -192,14 +199,17 @@ def _sharing(facts: NeuronFacts, what: Literal["languages", "modalities"]) -> Cl
         verdict = "does not hold"
     mean = sum(shares) / len(shares) if shares else float("nan")
     level = sum(chance) / len(chance) if chance else float("nan")
+    measured = (
+        f"mean share {mean:.1%}, label-shuffled chance {level:.1%}; {len(above)} of"
+        f" {len(pairs)} pairs above it at 0.05 after Holm"
+    )
     return Claim(
         claim=f"{what.capitalize()} share safety neurons beyond chance",
         source=f"{PS}, Figure 4",
         reported="42-62 % between languages"
         if what == "languages"
         else "71-78 % across modalities",
-        measured=f"mean share {mean:.1%}, label-shuffled chance {level:.1%}; {len(above)} of"
-        f" {len(pairs)} pairs above it at 0.05 after Holm",
+        measured=measured if pairs else f"there are no two {what} to compare",
         verdict=verdict,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import platform
+from pathlib import Path
 from importlib.metadata import version
 
 import torch
@@ -67,7 +68,7 @@ def summarise(
 def _model(run: Run, atlas: Atlas) -> ModelFacts:
     loaded = run.loaded
     return ModelFacts(
-        path=run.config.model.path,
+        path=_shown(run.config.model.path),
         revision=run.config.model.revision,
         model_type=loaded.model_type,
         fingerprint=loaded.fingerprint,
@@ -79,6 +80,11 @@ def _model(run: Run, atlas: Atlas) -> ModelFacts:
         if loaded.device.type in {"cpu", "cuda"}
         else str(loaded.device),
     )
+
+
+def _shown(path: str) -> str:
+    """A model's name without the folders of this machine."""
+    return Path(path).name if Path(path).exists() else path
 
 
 def _data(run: Run, found: Evaluation) -> DataFacts:

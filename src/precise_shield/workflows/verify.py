@@ -152,9 +152,9 @@ def verdict(rows: Sequence[Readout]) -> str:
     control = pooled.base - sum(pooled.random) / len(pooled.random)
     hurt = sum(1 for row in cells if row.p_holm is not None and row.p_holm <= 0.05)
     numbers = (
-        f"suppression lowers the refusal log-odds by {drop:.2f} nats, matched random sets by"
-        f" {control:.2f} on average (p = {pooled.p_value:.3g}); {hurt} of {len(cells)} cells are"
-        " below every correction's level of 0.05"
+        f"suppression moves the refusal log-odds by {-drop:+.2f} nats, matched random sets by"
+        f" {-control:+.2f} on average (p = {pooled.p_value:.3g}); {hurt} of {len(cells)} cells"
+        " stay below 0.05 after Holm's correction"
     )
     if pooled.p_value is not None and pooled.p_value <= 0.05 and drop > control:
         return f"The neurons carry refusal beyond chance: {numbers}."
