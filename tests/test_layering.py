@@ -31,7 +31,7 @@ def test_the_search_does_find_names_where_they_are_allowed():
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda p: str(p.relative_to(SOURCES)))
 def test_only_the_table_names_modules(path):
-    if path.name != "layouts.py":
+    if path.name != "layouts.py" and path.parent.name != "sandbox":  # it builds and trains its own
         assert not [word for word in words(path) if MODULE_NAME.search(word)]
 
 

@@ -14,11 +14,11 @@ from precise_shield.core.sites import NeuronSet, Site
 from precise_shield.models.bind import BoundModel
 from precise_shield.models.taps import tapped
 
-Edit = Callable[[Site, Float[Tensor, "batch pos k"]], Float[Tensor, "batch pos k"]]
+Edit = Callable[[Site, Float[Tensor, "*at k"]], Float[Tensor, "*at k"]]
 """Takes the chosen units' activations at a site and returns what should stand in their place."""
 
 
-def suppress(_: Site, acts: Float[Tensor, "batch pos k"]) -> Float[Tensor, "batch pos k"]:
+def suppress(_: Site, acts: Float[Tensor, "*at k"]) -> Float[Tensor, "*at k"]:
     """Zero ablation: the same as zeroing the units' columns of the down-projection."""
     return torch.zeros_like(acts)
 

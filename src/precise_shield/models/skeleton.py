@@ -16,7 +16,7 @@ from transformers import (
 from precise_shield.core.errors import LoadingError
 from precise_shield.models.files import first_line, locate, quiet
 from precise_shield.models.layouts import layouts_for
-from precise_shield.models.loading import ModelSpec, read_config
+from precise_shield.models.loading import ModelSpec, read_config, sees
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ def skeleton(spec: ModelSpec) -> Skeleton:
         source = locate(spec.path, spec.revision, spec.gguf_file)
         config = read_config(source, spec)
         layouts_for(config.model_type)
-        sees = "vision_config" in config.sub_configs or "vision_config" in config.to_dict()
-        kind: Any = AutoModelForImageTextToText if sees else AutoModelForCausalLM
+        seeing = sees(config)
+        kind: Any = AutoModelForImageTextToText if seeing else AutoModelForCausalLM
         try:
             with torch.device("meta"):
                 model = kind.from_config(config, trust_remote_code=spec.trust_remote_code)
@@ -49,4 +49,4 @@ def skeleton(spec: ModelSpec) -> Skeleton:
             raise LoadingError(
                 f"{spec.path}: its configuration does not build a model ({first_line(error)})."
             ) from None
-    return Skeleton(config, model, sees)
+    return Skeleton(config, model, seeing)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import platform
-from pathlib import Path
 from importlib.metadata import version
+from pathlib import Path
 
 import torch
 
