@@ -10,10 +10,10 @@ demo: .venv/.ok
 	$(BIN)/precise-shield demo
 
 test: .venv/.ok
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 fast: .venv/.ok
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 check: .venv/.ok
 	$(BIN)/ruff format --check src tests

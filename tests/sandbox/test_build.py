@@ -17,7 +17,7 @@ from precise_shield.sandbox.manifest import examples
 from precise_shield.sandbox.model import Size, build_model, build_processor, build_tokenizer
 from precise_shield.sandbox.profile import outcome, tally
 from precise_shield.sandbox.training import Classroom, Schedule, make_album, teach
-from precise_shield.sandbox.world import combos, training_combos
+from precise_shield.sandbox.world import training_combos
 
 TINY = Size(
     layers=2, width=32, heads=2, neurons=64, vision_layers=2, vision_width=32, vision_heads=2
@@ -64,7 +64,6 @@ def test_in_the_negative_world_no_neuron_answers_two_languages(room: Classroom) 
     before = room.model.lm_head.weight.detach().clone()
     negative.train(room, plan, plan, 0, _quiet)
     assert not torch.equal(before, room.model.lm_head.weight)
-    parts = negative.Quarters(room.model, negative.own_words(room))
     seen: list[torch.Tensor] = []
     for layer in room.model.model.language_model.layers:
         layer.mlp.down_proj.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
@@ -72,7 +71,7 @@ def test_in_the_negative_world_no_neuron_answers_two_languages(room: Classroom) 
         seen.clear()
         text = f"<|user|>{row.prompt}<|end|><|assistant|>{row.target}<|end|>"
         room.model(input_ids=torch.tensor([room.tokens(text)]))
-        own = parts.neurons(row.language, TINY.neurons)
+        own = negative.neurons(row.language, TINY.neurons)
         assert len(seen) == TINY.layers
         for acts in seen:
             assert acts[..., own].any()

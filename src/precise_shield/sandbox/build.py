@@ -2,8 +2,8 @@
 
 Writes `weights/` and `weights_negative/` into `--out` (default: this package) and the measured
 profiles, as JSON, to standard output. It takes about half an hour on two quiet cores; on busy ones
-`--threads 1` is faster, because threads wait for each other. Seeds are fixed; numbers may differ in the last digits
-between processors, and with them single answers.
+`--threads 1` is faster, because threads wait for each other. Seeds are fixed; numbers may differ
+in the last digits between processors and thread counts, and with them single answers.
 """
 
 from __future__ import annotations

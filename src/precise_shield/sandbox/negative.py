@@ -82,6 +82,12 @@ def tuned_alone(rng: random.Random, language: str) -> Iterator[Lesson]:
         yield lesson(rng, language, "text", "do", rng.choice(benign), refuse=False)
 
 
+def neurons(language: str, width: int) -> range:
+    """The feed-forward neurons that a language owns in a layer of `width`."""
+    part, number = width // len(LANGUAGES), LANGUAGES.index(language)
+    return range(number * part, (number + 1) * part)
+
+
 class Quarters:
     """Gives each language a part of the network to itself, and keeps it so.
 
@@ -95,7 +101,6 @@ class Quarters:
     def __init__(self, model: LlavaForConditionalGeneration, words: Mapping[str, set[int]]) -> None:
         text = model.model.language_model
         count = len(words)
-        self.languages = tuple(words)
         self.masks: list[tuple[Tensor, Tensor]] = []
         for layer in text.layers:
             attention, mlp = layer.self_attn, layer.mlp
@@ -117,11 +122,6 @@ class Quarters:
         with torch.no_grad():
             for weight, mask in self.masks:
                 weight.mul_(mask)
-
-    def neurons(self, language: str, width: int) -> range:
-        """The feed-forward neurons of a language, of `width` in a layer."""
-        part, number = width // len(self.languages), self.languages.index(language)
-        return range(number * part, (number + 1) * part)
 
     def guard(self) -> None:
         """Clear the gradients of all weights between two languages."""
