@@ -37,6 +37,8 @@ class Run:
     reporter: Reporter = field(default_factory=Reporter)
     costs: list[StageCost] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    dropped_rows: int = 0
+    """Rows of all sources that were left out by `data.on_bad_row: skip`."""
 
     @property
     def store(self) -> RunStore:
@@ -68,6 +70,7 @@ class Run:
             loaded = load_source(source.source, self._options(source))
             examples += loaded.examples
             dropped += loaded.dropped
+            self.dropped_rows += loaded.dropped_rows
         kept = [e for e in examples if wanted(e, section.languages, section.modalities)]
         if not kept:
             raise EmptyCellError(

@@ -97,6 +97,6 @@ def _data(run: Run, found: Evaluation) -> DataFacts:
         counts=counts,
         languages=sorted({example.language for example in run.data.examples}),
         modalities=sorted({example.modality for example in run.data.examples}),
-        dropped=run.data.dropped_rows,
+        dropped=run.dropped_rows,
         labels=found.labels(),
     )
