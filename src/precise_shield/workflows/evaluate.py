@@ -118,7 +118,8 @@ def evaluate(run: Run) -> Evaluation:
         for after, before in comparisons(states)
         for row in difference_rows(before, after, examples, every, rule)
     ]
-    drift = {state.name: _drift(run, state, examples) for state in states[1:]}
+    said = {row.example: row.text for row in responses["base"]}
+    drift = {state.name: _drift(run, state, examples, said) for state in states[1:]}
     return Evaluation(
         examples,
         [state.condition for state in states],
@@ -166,22 +167,26 @@ def judge(
     return verdicts
 
 
-def _drift(run: Run, state: State, examples: list[Example]) -> float:
-    """Mean KL(base || state) in nats a token over the benign answers of the test split."""
-    benign = [e for e in examples if e.harm == "benign" and e.target]
+def _drift(run: Run, state: State, examples: list[Example], said: dict[str, str]) -> float:
+    """Mean KL(base || state) in nats a token over the benign answers of the test split.
+
+    An answer is the example's own target or, without one, what the base model said.
+    """
+    answers = {e.id: e.target or said[e.id] for e in examples if e.harm == "benign"}
+    benign = [e for e in examples if answers.get(e.id)]
     cells = by_cell(benign)
     take = max(1, run.config.evaluate.kl_rows // max(1, len(cells)))
     rows = [e for cell in cells.values() for e in cell[:take]]
     if not rows or not run.config.evaluate.kl_rows:
         return nan
-    made_by = run.made_by(rows, **state.made_by)
-    stage = run.store.stage("drift", made_by)
+    texts = [answers[row.id] for row in rows]
+    stage = run.store.stage("drift", run.made_by(rows, texts=digest(texts), **state.made_by))
     with run.working(stage, f"drift of {state.name} on {len(rows)} benign answers") as todo:
         if todo:
             values = benign_kl(
                 run.loaded,
                 rows,
-                [row.target or "" for row in rows],
+                texts,
                 lambda: state.enter(run.bound),
                 run.config.evaluate.batch_size,
             )
