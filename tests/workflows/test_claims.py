@@ -1,0 +1,70 @@
+"""A claim is judged by its effect beyond its control, or not at all where nothing could show."""
+
+import pytest
+
+from precise_shield.core.summary import Condition, RateRow
+from precise_shield.evaluate.bootstrap import GroupedDifference
+from precise_shield.workflows.claims import _sign, _suppression, _tuning
+from precise_shield.workflows.evaluate import Evaluation
+
+CONDITIONS = [
+    Condition(name="random", kind="random_rows", label="random"),
+    Condition(name="off", kind="random_suppressed", label="off"),
+]
+
+
+class Found(Evaluation):
+    """An evaluation whose effects are given."""
+
+    def compared(self, measure, condition, reference, keep=None):
+        return self.benign_kl[condition, reference]
+
+
+def found(hits, effects):
+    none = dict(language=None, modality=None, n=40, unscored=0, value=None, low=None, high=None)
+    rates = [RateRow(condition="base", measure=m, hits=h, **none) for m, h in hits.items()]
+    made = Found([], CONDITIONS, {}, {}, rates, [], {}, "ours")
+    made.benign_kl.update(effects)
+    return made
+
+
+def effect(value, low, high):
+    return GroupedDifference(value, low, high, n=40, groups=20, unscored=0)
+
+
+DOWN, UP = effect(-0.3, -0.4, -0.2), effect(0.3, 0.2, 0.4)
+NOTHING, NO_DATA = effect(0.0, -0.1, 0.1), effect(float("nan"), float("nan"), float("nan"))
+
+
+@pytest.mark.parametrize(
+    ("seen", "expected", "verdict"),
+    [
+        (DOWN, -1, "holds"),
+        (DOWN, +1, "does not hold"),
+        (UP, +1, "holds"),
+        (NOTHING, -1, "unclear"),
+        (NO_DATA, -1, "not testable"),
+    ],
+)
+def test_an_effect_holds_only_beyond_its_interval(seen, expected, verdict):
+    assert _sign(seen, expected) == verdict
+
+
+def test_an_effect_that_its_control_has_as_well_does_not_hold():
+    hits = {"attack_success": 30, "refusal_harmful": 10}
+    effects = {("aligned", "base"): DOWN, ("aligned", "random"): NOTHING}
+    effect_claim, control_claim = _tuning(found(hits, effects))
+    assert (effect_claim.verdict, control_claim.verdict) == ("holds", "unclear")
+
+
+def test_a_model_that_never_refuses_has_no_refusal_to_suppress():
+    effects = {("suppressed", "base"): UP, ("suppressed", "off"): UP}
+    for refusals, verdict in ((10, "holds"), (0, "not testable")):
+        (claim,) = _suppression(found({"refusal_harmful": refusals}, effects))
+        assert claim.verdict == verdict
+
+
+def test_a_model_that_is_never_attacked_cannot_be_made_safer():
+    effects = {("aligned", "base"): DOWN, ("aligned", "random"): DOWN}
+    rows = _tuning(found({"attack_success": 0}, effects))
+    assert {row.verdict for row in rows} == {"not testable"}
