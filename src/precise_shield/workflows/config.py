@@ -34,6 +34,10 @@ class ModelSection(Section):
     device: str = "auto"
     """`auto` takes CUDA, then MPS, then the CPU."""
 
+    threads: int | None = Field(default=None, gt=0)
+    """CPU threads; null leaves torch's choice. One is best for tiny models: more wait for each
+    other wherever another process has a core."""
+
     trust_remote_code: bool = False
     """Run code that comes with the checkpoint. Off unless you trust its authors."""
 

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import ValidationError
 
 from precise_shield import __version__
@@ -48,6 +49,8 @@ class Run:
     def loaded(self) -> LoadedModel:
         """The model and its tokenizer or processor; loaded on first use."""
         self.reporter.say(f"loading {self.config.model.path}")
+        if self.config.model.threads is not None:
+            torch.set_num_threads(self.config.model.threads)
         return load(spec_of(self.config.model))
 
     @cached_property
