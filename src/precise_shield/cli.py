@@ -87,13 +87,17 @@ def demo(
     negative: Annotated[
         bool, typer.Option("--negative", help="The world in which nothing is shared.")
     ] = False,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, help="CPU threads; 1 on a busy machine.")
+    ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Run everything on the embedded vision-language model: offline, on the CPU."""
     from precise_shield.workflows.demo import demo as work
 
-    _finish(work(out, full=full, negative=negative, quiet=quiet), out, as_json=as_json)
+    summary = work(out, full=full, negative=negative, threads=threads, quiet=quiet)
+    _finish(summary, out, as_json=as_json)
 
 
 @app.command()

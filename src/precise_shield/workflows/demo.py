@@ -11,15 +11,24 @@ from precise_shield.workflows.context import started
 from precise_shield.workflows.run import run_all
 
 
-def demo(out: Path, *, full: bool = False, negative: bool = False, quiet: bool = False) -> Summary:
+def demo(
+    out: Path,
+    *,
+    full: bool = False,
+    negative: bool = False,
+    threads: int | None = None,
+    quiet: bool = False,
+) -> Summary:
     """Run every stage on the embedded vision-language model, offline and on the CPU.
 
     Args:
         out: run folder.
         full: three random-row seeds, three random suppressions and more zero-shot arms.
         negative: the world in which languages share nothing, where nothing may be found shared.
+        threads: CPU threads; one is faster than more where other processes keep a core busy.
         quiet: no progress.
     """
     name = "negative.yaml" if negative else "full.yaml" if full else "demo.yaml"
     text = resources.files("precise_shield.workflows").joinpath("demos", name).read_text("utf-8")
-    return run_all(started(parse_config(text, origin=name), out, quiet=quiet))
+    changes = [] if threads is None else [f"model.threads={threads}"]
+    return run_all(started(parse_config(text, changes, origin=name), out, quiet=quiet))
