@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from precise_shield.analyse.overlap import Null, expected_share, overlaps
+from precise_shield.analyse.overlap import Null, expected_share, overlaps, sharing
 from precise_shield.core.controls import matched_random
 from precise_shield.core.masks import Masks
 from precise_shield.core.sites import NeuronSet, Site
@@ -59,3 +59,23 @@ def test_an_empty_set_has_no_overlap_figure():
     row = measured(NeuronSet.of({}), A)
     assert (row.share, row.p_value, row.chance_random) == (None, None, None)
     assert row.shared == 0
+
+
+def test_all_pairs_together_are_one_test():
+    """Weak sharing in many pairs shows together, and unrelated sets do not, at p of 1 / 100."""
+    names = [f"s{i}" for i in range(6)]
+    core = set(range(3))
+    alike = {
+        n: NeuronSet.of({Site("text", 0): core | {10 + 4 * i, 11 + 4 * i}})
+        for i, n in enumerate(names)
+    }
+    apart = {
+        n: NeuronSet.of({Site("text", 0): range(6 * i, 6 * i + 5)}) for i, n in enumerate(names)
+    }
+    shuffled = {n: draws(i, 5) for i, n in enumerate(names)}
+    for sets, low, high in ((alike, 0.0, 0.01), (apart, 0.5, 1.0)):
+        whole = {n: Masks.constant(one, WIDTHS) for n, one in sets.items()}
+        found = sharing("languages", [names], sets, WIDTHS, Null(shuffled, (whole, whole)))
+        assert found.pairs == 30
+        assert low <= found.p_value <= high
+    assert sharing("languages", [], {}, WIDTHS, Null({}, ({}, {}))).p_value is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from precise_shield.core.masks import Masks
 from precise_shield.core.sites import NeuronSet, Site
-from precise_shield.core.summary import Overlap
+from precise_shield.core.summary import Overlap, Sharing
 
 
 def expected_share(a: NeuronSet, b: NeuronSet, widths: Mapping[Site, int]) -> float:
@@ -45,19 +46,60 @@ def overlaps(
 
     Source: Precise Shield (arXiv 2604.08881), Fig. 4 (the share); chance and ceiling are ours.
     """
-    flat = {name: Masks.constant(sets[name], widths).flat() for name in names}
     ceilings = {name: _mean(null.halves[0][name].share_of(null.halves[1][name])) for name in names}
-    everything = torch.cat(list(flat.values()))  # [names, units]
-    rows = []
+    chances = _chances(names, sets, widths, null)
+    return [_overlap(a, b, sets, widths, chance, ceilings[a]) for (a, b), chance in chances.items()]
+
+
+def sharing(
+    across: Literal["languages", "modalities"],
+    families: Sequence[Sequence[str]],
+    sets: Mapping[str, NeuronSet],
+    widths: Mapping[Site, int],
+    null: Null,
+) -> Sharing:
+    """One test over every ordered pair within each family: is their mean share above chance?
+
+    Pairs with an empty first set, and pairs of a draw whose shuffled set is empty, are left out of
+    the means.
+    """
+    observed: list[float] = []
+    drawn: list[Tensor] = []
+    for names in families:
+        for (a, b), chance in _chances(names, sets, widths, null).items():
+            if sets[a]:
+                observed.append(sets[a].share_of(sets[b]))
+                drawn.append(chance)
+    if not observed:
+        return Sharing(across=across, pairs=0, share=None, chance_shuffled=None, p_value=None)
+    share = sum(observed) / len(observed)
+    means = torch.stack(drawn).double()  # [pairs, draws]
+    means = means.masked_fill(~means.isfinite(), float("nan")).nanmean(0)
+    known = means[means.isfinite()]
+    beaten = int((known >= share - 1e-9).sum())
+    return Sharing(
+        across=across,
+        pairs=len(observed),
+        share=_known(share),
+        chance_shuffled=_known(_mean(known)),
+        p_value=(1 + beaten) / (1 + len(known)) if len(known) else None,
+    )
+
+
+def _chances(
+    names: Sequence[str], sets: Mapping[str, NeuronSet], widths: Mapping[Site, int], null: Null
+) -> dict[tuple[str, str], Float[Tensor, " draws"]]:
+    """For each ordered pair, the scaled share of A in B's shuffled sets; not finite when empty."""
+    everything = torch.cat([Masks.constant(sets[name], widths).flat() for name in names])
+    found: dict[tuple[str, str], Tensor] = {}
     for b in names:
         drawn = null.shuffled[b].flat()
         hits = everything @ drawn.T  # [names, draws]
         scale = len(sets[b]) / drawn.sum(1)
         for i, a in enumerate(names):
-            if a != b:
-                chance = (hits[i] / len(sets[a]) * scale).clamp(max=1.0) if sets[a] else hits[i] / 0
-                rows.append(_overlap(a, b, sets, widths, chance, ceilings[a]))
-    return sorted(rows, key=lambda row: (names.index(row.a), names.index(row.b)))
+            size = len(sets[a]) if sets[a] else float("nan")
+            found[a, b] = (hits[i] / size * scale).clamp(max=1.0)
+    return {(a, b): found[a, b] for a in names for b in names if a != b}
 
 
 def _overlap(

@@ -145,6 +145,19 @@ class Overlap(Part):
     """Share of A found again in A from the other half of the groups."""
 
 
+class Sharing(Part):
+    """All overlaps of one kind together: one test, where pair by pair few draws prove nothing."""
+
+    across: Literal["languages", "modalities"]
+    pairs: int
+    share: float | None
+    """Mean directed share over the pairs."""
+    chance_shuffled: float | None
+    """Mean over draws of the same mean, with the second set's labels shuffled by group."""
+    p_value: float | None
+    """(1 + #{draws whose mean >= observed}) / (1 + draws)."""
+
+
 class CurvePoint(Part):
     p: float
     size: int
@@ -159,6 +172,7 @@ class NeuronFacts(Part):
     """Name of the set that was verified and tuned."""
     sets: list[SetFacts]
     overlaps: list[Overlap]
+    sharing: list[Sharing] = Field(default_factory=list)
     curve: list[CurvePoint]
     """The chosen set at every p of the sweep."""
 

@@ -7,13 +7,11 @@ the interval says otherwise, and is unclear when it cannot tell.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import nan
 from typing import Literal
 
 from precise_shield.core.records import Example
 from precise_shield.core.summary import Claim, Condition, NeuronFacts, Verification
 from precise_shield.evaluate.bootstrap import GroupedDifference
-from precise_shield.evaluate.measures import holm
 from precise_shield.workflows.config import Config
 from precise_shield.workflows.evaluate import Evaluation
 
@@ -182,38 +180,24 @@ def _cost(found: Evaluation) -> Claim:
 
 
 def _sharing(facts: NeuronFacts, what: Literal["languages", "modalities"]) -> Claim:
-    """Pairs of cells whose overlap is above label-shuffled chance, after Holm's correction."""
-
-    def kind(name: str) -> tuple[str, str]:
-        language, modality = name.split("/")
-        return language, modality
-
-    same = 1 if what == "languages" else 0
-    pairs = [o for o in facts.overlaps if kind(o.a)[same] == kind(o.b)[same] and o.p_value]
-    above = [p for p in holm([o.p_value or nan for o in pairs]) if p <= 0.05]
-    shares = [o.share for o in pairs if o.share is not None]
-    chance = [o.chance_shuffled for o in pairs if o.chance_shuffled is not None]
-    part = len(above) / len(pairs) if pairs else float("nan")
-    verdict: Outcome = "unclear"
-    if not pairs:
-        verdict = "not testable"
-    elif part >= 0.5:
-        verdict = "holds"
-    elif part <= 0.05:
-        verdict = "does not hold"
-    mean = sum(shares) / len(shares) if shares else float("nan")
-    level = sum(chance) / len(chance) if chance else float("nan")
-    measured = (
-        f"mean share {mean:.1%}, label-shuffled chance {level:.1%}; {len(above)} of"
-        f" {len(pairs)} pairs above it at 0.05 after Holm"
-    )
+    """One test over all pairs: mean share against the same mean under shuffled labels."""
+    found = next((each for each in facts.sharing if each.across == what), None)
+    verdict: Outcome = "not testable"
+    measured = f"there are no two {what} to compare"
+    if found is not None and found.share is not None and found.p_value is not None:
+        verdict = "holds" if found.p_value <= 0.05 else "does not hold"
+        chance = "undefined" if found.chance_shuffled is None else f"{found.chance_shuffled:.1%}"
+        measured = (
+            f"mean share {found.share:.1%}, label-shuffled chance {chance}, {found.pairs} pairs,"
+            f" p = {found.p_value:.3g}"
+        )
     return Claim(
         claim=f"{what.capitalize()} share safety neurons beyond chance",
         source=f"{PS}, Figure 4",
         reported="42-62 % between languages"
         if what == "languages"
         else "71-78 % across modalities",
-        measured=measured if pairs else f"there are no two {what} to compare",
+        measured=measured,
         verdict=verdict,
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from precise_shield.analyse.overlap import Null, overlaps
+from precise_shield.analyse.overlap import Null, overlaps, sharing
 from precise_shield.core.masks import Masks
 from precise_shield.core.sites import NeuronSet, Site
 from precise_shield.core.store import Stage
@@ -51,8 +51,10 @@ def _facts(run: Run, atlas: Atlas, stats: Stats) -> NeuronFacts:
     )
     agreement = split_half(*half)
     shared: list[Overlap] = []
-    for family in comparable(atlas):
-        shared += overlaps(family, atlas.sets, atlas.widths, Null(null, half))
+    beside = Null(null, half)
+    rows, columns = comparable(atlas)
+    for family in (*rows, *columns):
+        shared += overlaps(family, atlas.sets, atlas.widths, beside)
     return NeuronFacts(
         score=section.score,
         position=section.position,
@@ -69,6 +71,10 @@ def _facts(run: Run, atlas: Atlas, stats: Stats) -> NeuronFacts:
             for name, neurons in atlas.sets.items()
         ],
         overlaps=shared,
+        sharing=[
+            sharing("languages", rows, atlas.sets, atlas.widths, beside),
+            sharing("modalities", columns, atlas.sets, atlas.widths, beside),
+        ],
         curve=[_point(run, atlas, stats, p) for p in _swept(run, atlas)],
     )
 
@@ -79,14 +85,18 @@ def _drawn(run: Run, atlas: Atlas, stats: Stats, draws: Callable[[int], Draws]) 
     return sets
 
 
-def comparable(atlas: Atlas) -> list[list[str]]:
+def comparable(atlas: Atlas) -> tuple[list[list[str]], list[list[str]]]:
     """Names to compare pairwise: languages within a modality, modalities within a language."""
     languages = sorted({language for language, _ in atlas.places})
     modalities = sorted({modality for _, modality in atlas.places})
     rows = [[f"{lang}/{mod}" for lang in languages] for mod in modalities]
     columns = [[f"{lang}/{mod}" for mod in modalities] for lang in languages]
-    families = [*rows, *(columns if len(modalities) > 1 else [])]
-    return [[name for name in family if name in atlas.sets] for family in families]
+
+    def there(families: list[list[str]]) -> list[list[str]]:
+        kept = [[name for name in family if name in atlas.sets] for family in families]
+        return [family for family in kept if len(family) > 1]
+
+    return there(rows), there(columns)
 
 
 def by_layer(neurons: NeuronSet, widths: dict[Site, int]) -> list[int]:
