@@ -1,8 +1,11 @@
 """Stages are written once, whole or not at all, and keyed by what made them."""
 
 import json
+from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from precise_shield.core.errors import StoreError
 from precise_shield.core.store import RunStore, digest
@@ -47,10 +50,19 @@ def test_a_folder_that_cannot_be_written_gives_one_sentence(tmp_path):
         pass
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 def test_a_full_disk_gives_one_sentence(tmp_path):
     stage = RunStore(tmp_path).stage("identify", {})
-    with pytest.raises(StoreError, match="No space left"), stage.writing():
-        raise OSError(28, "No space left on device")
+    with pytest.raises(StoreError, match=r"No space left.*run the same command again"):
+        with stage.writing(), Path("/dev/full").open("w") as out:
+            out.write("x" * 100_000)
+    assert not stage.done
+
+
+def test_tensors_that_cannot_be_written_give_one_sentence(tmp_path):
+    stage = RunStore(tmp_path).stage("collect", {})
+    with pytest.raises(StoreError, match="choose another --out"), stage.writing():
+        save_file({"a": torch.ones(2)}, tmp_path / "no-such-folder" / "stats.safetensors")
     assert not stage.done
 
 

@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from safetensors import SafetensorError
+
 from precise_shield.core.errors import StoreError
 from precise_shield.core.records import read_rows, write_rows
 
@@ -170,10 +172,11 @@ def readable_errors(folder: Path) -> Iterator[None]:
     """Turn the operating system's refusals into one sentence about `folder`."""
     try:
         yield
-    except OSError as error:
-        if error.filename is None and error.errno is None:
+    except (OSError, SafetensorError) as error:
+        if isinstance(error, OSError) and error.filename is None and error.errno is None:
             raise
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise StoreError(
-            f"cannot write under {folder} ({error.strerror or error}). Finished stages are kept:"
-            " free some space or choose another --out, and run the same command again."
+            f"cannot write under {folder} ({reason}). Finished stages are kept: free some space"
+            " or choose another --out, and run the same command again."
         ) from error
