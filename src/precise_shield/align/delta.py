@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -85,7 +86,7 @@ def _parameter(value: Tensor, like: Tensor, master: Master) -> nn.Parameter:
     return nn.Parameter(value.to(like.device, dtype))
 
 
-class Part(nn.Module):
+class Part(nn.Module, ABC):
     """What is learnt about one weight."""
 
     rows: Tensor
@@ -96,15 +97,15 @@ class Part(nn.Module):
         rows = torch.tensor(slices.index, device=slices.weight.device)
         self.register_buffer("rows", rows, persistent=False)
 
+    @abstractmethod
     def forward(
         self, x: Float[Tensor, "*batch inputs"], y: Float[Tensor, "*batch outputs"]
     ) -> Float[Tensor, "*batch outputs"]:
         """The projection's output with the update's own contribution added."""
-        raise NotImplementedError
 
+    @abstractmethod
     def update(self) -> Float[Tensor, "units fan"]:
         """What is added to the slices, one a row, in at least float32."""
-        raise NotImplementedError
 
 
 class RowLora(Part):

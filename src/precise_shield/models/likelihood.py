@@ -11,12 +11,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from precise_shield.core.errors import ConfigError
 from precise_shield.core.records import Example
 from precise_shield.models.batching import backing_off
 from precise_shield.models.chat import conversation, prompt_text, response_tokens
 from precise_shield.models.encoding import Encoded, encode, plan
 from precise_shield.models.loading import LoadedModel
+from precise_shield.models.readout import FirstTokenReadout
 
 _ANYONE = Example("any", "en", "text", "benign", "Hello", "probe", "any")
 
@@ -53,7 +53,6 @@ def first_token_ids(loaded: LoadedModel, texts: Sequence[str]) -> list[int]:
     return sorted({row[0] for row in rows if row[0] != loaded.end_id})
 
 
-@torch.inference_mode()
 def first_token_log_odds(
     loaded: LoadedModel,
     examples: Sequence[Example],
@@ -77,26 +76,7 @@ def first_token_log_odds(
     Raises:
         ConfigError: a language of the examples has no refusal tokens.
     """
-    for language in sorted({example.language for example in examples}):
-        if not refusal_tokens.get(language):
-            raise ConfigError(
-                f"no refusal tokens for language {language!r}; known: {sorted(refusal_tokens)}."
-            )
-    odds = torch.full((len(examples),), nan, dtype=torch.float64)
-
-    def work(part: list[int]) -> None:
-        asked = [examples[i] for i in part]
-        batch = encode(loaded, asked, None, side="left")
-        logits = _logits(loaded, batch, 1)[:, -1].double()  # [batch, vocab]
-        hits = torch.zeros(logits.shape, dtype=torch.bool, device=logits.device)
-        for row, example in enumerate(asked):
-            hits[row, torch.tensor(refusal_tokens[example.language])] = True
-        inside = logits.masked_fill(~hits, -torch.inf).logsumexp(1)
-        outside = logits.masked_fill(hits, -torch.inf).logsumexp(1)
-        odds[part] = (inside - outside).cpu()
-
-    backing_off(plan(loaded, examples, None, batch_size), work)
-    return odds
+    return FirstTokenReadout(loaded, examples, refusal_tokens, batch_size)()
 
 
 @torch.inference_mode()
