@@ -220,11 +220,14 @@ def evaluate(
 @app.command()
 def report(
     folder: Annotated[Path, typer.Argument(help="A run folder with a summary.json.")],
+    beside: Annotated[
+        Path | None, typer.Argument(help="Another run folder, shown side by side.")
+    ] = None,
 ) -> None:
-    """Write the page of a finished run again from its summary.json."""
+    """Write the page of a finished run again, alone or beside another run."""
     from precise_shield.workflows.run import write_pages
 
-    for path in write_pages(folder):
+    for path in write_pages(folder, beside):
         typer.echo(path)
 
 

@@ -12,7 +12,7 @@ from precise_shield.workflows.config import parse_config
 from precise_shield.workflows.context import started
 from precise_shield.workflows.evaluate import evaluate
 from precise_shield.workflows.identify import identify
-from precise_shield.workflows.run import run_all
+from precise_shield.workflows.run import run_all, write_pages
 
 
 def again(config_text, folder, *changes):
@@ -34,6 +34,18 @@ def test_every_run_leaves_a_summary_that_reads_back(finished):
     ]
     assert {row.measure for row in summary.rates} >= {"attack_success", "refusal_matched"}
     assert (run.folder / "report.html").stat().st_size > 10_000
+
+
+def test_a_report_can_set_another_run_beside_it(finished, tmp_path):
+    _, summary = finished
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        other = summary.model_copy(update={"name": f"run {name}"})
+        (tmp_path / name / "summary.json").write_text(other.model_dump_json())
+    write_pages(tmp_path / "a")
+    assert "Beside run b" not in (tmp_path / "a" / "report.html").read_text()
+    write_pages(tmp_path / "a", tmp_path / "b")
+    assert "Beside run b" in (tmp_path / "a" / "report.html").read_text()
 
 
 def test_numbers_in_the_summary_are_those_of_the_stored_verdicts(finished):

@@ -70,18 +70,30 @@ def plan(run: Run) -> list[str]:
     ]
 
 
-def write_pages(folder: Path) -> list[Path]:
+def write_pages(folder: Path, beside: Path | None = None) -> list[Path]:
     """Write `report.html`, `report.md` and the figures from a folder's `summary.json`.
+
+    With `beside`, another run's folder, the page sets the two runs side by side.
 
     Raises:
         StoreError: there is no summary, or it is of another schema.
     """
+    other = None if beside is None else read_summary(beside)
+    summary = read_summary(folder)
+    with readable_errors(folder):
+        return list(write_report(summary, folder, other).values())
+
+
+def read_summary(folder: Path) -> Summary:
+    """Read the `summary.json` of a run's folder.
+
+    Raises:
+        StoreError: it is missing, or of another schema.
+    """
     path = folder / "summary.json"
     try:
-        summary = Summary.model_validate(read_json(path))
+        return Summary.model_validate(read_json(path))
     except ValidationError as error:
         raise StoreError(
             f"{path} is not a summary of this version ({error.error_count()} problems); run again."
         ) from error
-    with readable_errors(folder):
-        return list(write_report(summary, folder).values())
