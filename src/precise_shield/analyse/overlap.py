@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from precise_shield.core.masks import Masks
+from precise_shield.core.masks import Masks, mean_where_known
+from precise_shield.core.rates import or_null
 from precise_shield.core.sites import NeuronSet, Site
 from precise_shield.core.summary import Overlap, Sharing
 
@@ -46,7 +47,10 @@ def overlaps(
 
     Source: Precise Shield (arXiv 2604.08881), Fig. 4 (the share); chance and ceiling are ours.
     """
-    ceilings = {name: _mean(null.halves[0][name].share_of(null.halves[1][name])) for name in names}
+    ceilings = {
+        name: mean_where_known(null.halves[0][name].share_of(null.halves[1][name]))
+        for name in names
+    }
     chances = _chances(names, sets, widths, null)
     return [_overlap(a, b, sets, widths, chance, ceilings[a]) for (a, b), chance in chances.items()]
 
@@ -80,8 +84,8 @@ def sharing(
     return Sharing(
         across=across,
         pairs=len(observed),
-        share=_known(share),
-        chance_shuffled=_known(_mean(known)),
+        share=or_null(share),
+        chance_shuffled=or_null(mean_where_known(known)),
         p_value=(1 + beaten) / (1 + len(known)) if len(known) else None,
     )
 
@@ -118,19 +122,10 @@ def _overlap(
         a=name_a,
         b=name_b,
         shared=len(a & b),
-        share=_known(share),
-        jaccard=_known(a.jaccard(b)),
-        chance_random=_known(expected_share(a, b, widths)),
-        chance_shuffled=_known(_mean(known)),
+        share=or_null(share),
+        jaccard=or_null(a.jaccard(b)),
+        chance_random=or_null(expected_share(a, b, widths)),
+        chance_shuffled=or_null(mean_where_known(known)),
         p_value=(1 + beaten) / (1 + len(known)) if a and len(known) else None,
-        ceiling=_known(ceiling),
+        ceiling=or_null(ceiling),
     )
-
-
-def _mean(values: Float[Tensor, " draws"]) -> float:
-    known = values[values.isfinite()]
-    return float(known.mean()) if len(known) else float("nan")
-
-
-def _known(value: float) -> float | None:
-    return None if value != value else round(value, 6)

@@ -16,6 +16,12 @@ from torch import Tensor
 from precise_shield.core.sites import NeuronSet, Site
 
 
+def mean_where_known(values: Float[Tensor, " draws"]) -> float:
+    """Mean over the draws that have a value; NaN when none has."""
+    finite = values[values.isfinite()]
+    return float(finite.mean()) if len(finite) else float("nan")
+
+
 @dataclass(frozen=True)
 class Masks:
     """Membership of every unit of every site, draw by draw.

@@ -11,6 +11,11 @@ Z95 = 1.959963984540054
 """Two-sided 95 % point of the standard normal distribution."""
 
 
+def or_null(value: float) -> float | None:
+    """JSON has no NaN: what is undefined is null, and the rest has six digits."""
+    return None if value != value else round(value, 6)
+
+
 @dataclass(frozen=True)
 class Rate:
     """`hits` of `judged` answers, with `unscored` ones set aside.

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from precise_shield.core.masks import Masks
+from precise_shield.core.masks import Masks, mean_where_known
 from precise_shield.core.moments import FOLDS
 from precise_shield.identify.collect import Stats
 from precise_shield.identify.select import Draws, Place, Selection, contrast, named_sets
@@ -67,9 +67,4 @@ def drawn_sets(
 
 def split_half(first: Mapping[str, Masks], second: Mapping[str, Masks]) -> dict[str, float]:
     """Mean Jaccard agreement of each set between two halves; NaN where both are empty."""
-    return {name: _mean(mask.jaccard(second[name])) for name, mask in first.items()}
-
-
-def _mean(values: Float[Tensor, " draws"]) -> float:
-    known = values[~values.isnan()]
-    return float(known.mean()) if len(known) else float("nan")
+    return {name: mean_where_known(mask.jaccard(second[name])) for name, mask in first.items()}

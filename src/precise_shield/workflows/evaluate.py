@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import nan
 
+from precise_shield.core.rates import or_null
 from precise_shield.core.records import Example, Label, Response, Verdict
 from precise_shield.core.store import digest
 from precise_shield.core.summary import (
@@ -30,7 +31,6 @@ from precise_shield.workflows.conditions import (
     suppressed_states,
 )
 from precise_shield.workflows.context import Run
-from precise_shield.workflows.explain import known
 from precise_shield.workflows.identify import identify
 
 
@@ -80,9 +80,9 @@ class Evaluation:
                     GapRow(
                         condition=condition.name,
                         contrast=contrast,
-                        value=known(gap.value),
-                        low=known(gap.low),
-                        high=known(gap.high),
+                        value=or_null(gap.value),
+                        low=or_null(gap.low),
+                        high=or_null(gap.high),
                     )
                 )
         return rows

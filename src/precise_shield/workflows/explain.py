@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from precise_shield.analyse.overlap import Null, overlaps, sharing
 from precise_shield.core.masks import Masks
+from precise_shield.core.rates import or_null
 from precise_shield.core.sites import NeuronSet, Site
 from precise_shield.core.store import Stage
 from precise_shield.core.summary import CurvePoint, NeuronFacts, Overlap, SetFacts
@@ -22,16 +23,16 @@ def explain(run: Run) -> NeuronFacts:
     Everything is computed from the stored statistics; the model does not run.
     """
     atlas = identify(run)
-    section = run.config.identify
+    section, collected = run.config.identify, collect_stats(run)
     made_by = {
-        "collect": collect_stats(run).key,
+        "collect": collected.key,
         "identify": section.model_dump(exclude={"batch_size"}),
         "seed": run.config.seed,
     }
     stage = run.store.stage("explain", made_by)
     with run.working(stage, f"explain: {section.draws} draws of shuffled labels") as todo:
         if todo:
-            stats = Stats.load(collect_stats(run).path("stats.safetensors"))
+            stats = Stats.load(collected.path("stats.safetensors"))
             stage.write_json("explain.json", _facts(run, atlas, stats).model_dump(mode="json"))
     return read_facts(stage)
 
@@ -65,8 +66,8 @@ def _facts(run: Run, atlas: Atlas, stats: Stats) -> NeuronFacts:
                 name=name,
                 size=len(neurons),
                 by_layer=by_layer(neurons, atlas.widths),
-                split_half=known(agreement[name]),
-                shuffled_size=known(float(null[name].sizes().mean())),
+                split_half=or_null(agreement[name]),
+                shuffled_size=or_null(float(null[name].sizes().mean())),
             )
             for name, neurons in atlas.sets.items()
         ],
@@ -125,9 +126,4 @@ def _point(run: Run, atlas: Atlas, stats: Stats, p: float) -> CurvePoint:
     )
     name = section.chosen
     agreement = split_half({name: evaluate(name, first)}, {name: evaluate(name, second)})[name]
-    return CurvePoint(p=p, size=len(evaluate(name, sets)), split_half=known(agreement))
-
-
-def known(value: float) -> float | None:
-    """JSON has no NaN: what is undefined is null."""
-    return None if value != value else round(value, 6)
+    return CurvePoint(p=p, size=len(evaluate(name, sets)), split_half=or_null(agreement))

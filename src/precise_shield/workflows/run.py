@@ -39,10 +39,8 @@ def budget(run: Run) -> str:
     """How much will be generated, before anything is."""
     section = run.config
     test = len(run.examples(section.evaluate.split))
-    conditions = (
-        3 + section.align.random_seeds + len(section.align.zero_shot)
-        + section.evaluate.random_suppressions - 1 + 1
-    )  # fmt: skip
+    arms = 1 + section.align.random_seeds + len(section.align.zero_shot)
+    conditions = 1 + arms + 1 + section.evaluate.random_suppressions  # base, arms, suppressed
     return (
         f"budget: {conditions} conditions x {test} test prompts = {conditions * test} answers of at"
         f" most {section.evaluate.max_new_tokens} tokens"
