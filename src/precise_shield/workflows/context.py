@@ -24,9 +24,10 @@ from precise_shield.data.sources import SourceOptions, load_source
 from precise_shield.models.bind import BoundModel, bind
 from precise_shield.models.generation import generate
 from precise_shield.models.loading import LoadedModel, load
-from precise_shield.workflows.config import Config, SourceSection
+from precise_shield.workflows.config import Config
 from precise_shield.workflows.embedded import EMBEDDED, spec_of
 from precise_shield.workflows.progress import Reporter
+from precise_shield.workflows.sections.data import SourceSection
 
 
 @dataclass

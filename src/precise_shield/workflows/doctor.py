@@ -13,8 +13,9 @@ from precise_shield.models.bind import BoundModel, bind
 from precise_shield.models.layouts import layouts_for
 from precise_shield.models.loading import ModelSpec, load, pick_device
 from precise_shield.models.skeleton import skeleton
-from precise_shield.workflows.config import Config, ModelSection
+from precise_shield.workflows.config import Config
 from precise_shield.workflows.embedded import spec_of
+from precise_shield.workflows.sections.model import ModelSection
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 CELLS = 60

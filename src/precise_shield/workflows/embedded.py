@@ -10,7 +10,7 @@ from precise_shield.data.manifest import Loaded, load
 from precise_shield.data.sources import SOURCES, SourceOptions, limited
 from precise_shield.models.loading import ModelSpec
 from precise_shield.sandbox.manifest import write_manifest
-from precise_shield.workflows.config import ModelSection
+from precise_shield.workflows.sections.model import ModelSection
 
 _HOME = Path(sandbox.__file__).parent
 MODELS = {"sandbox": _HOME / "weights", "sandbox-negative": _HOME / "weights_negative"}

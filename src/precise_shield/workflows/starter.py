@@ -13,14 +13,10 @@ from precise_shield.evaluate.rules import RULES
 from precise_shield.identify.scores import SCORES
 from precise_shield.models.layouts import known_model_types
 from precise_shield.workflows import embedded  # registers the sandbox's data sources
-from precise_shield.workflows.config import (
-    Config,
-    DataSection,
-    EvaluateSection,
-    ModelSection,
-    SourceSection,
-    commented,
-)
+from precise_shield.workflows.config import Config, commented
+from precise_shield.workflows.sections.data import DataSection, SourceSection
+from precise_shield.workflows.sections.evaluate import EvaluateSection
+from precise_shield.workflows.sections.model import ModelSection
 
 
 def init(path: Path, *, model: str, manifest: str | None) -> Path:

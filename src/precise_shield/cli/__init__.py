@@ -1,0 +1,9 @@
+"""The command line: parse, call one workflow, print what it returns.
+
+Heavy imports stay inside the commands, so that `--help` answers at once.
+"""
+
+from precise_shield.cli import stages, tools  # each registers its commands
+from precise_shield.cli.app import app, main
+
+__all__ = ["app", "main", "stages", "tools"]

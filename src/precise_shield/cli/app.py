@@ -1,0 +1,104 @@
+"""The application, the options that commands share, and how results and mistakes are printed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from precise_shield.core.errors import UserError
+
+if TYPE_CHECKING:
+    from precise_shield.workflows.context import Run
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    help="Find, explain and strengthen the neurons that carry safety in language and"
+    " vision-language models.",
+)
+
+ConfigArg = Annotated[Path, typer.Argument(help="YAML configuration; `init` writes one.")]
+Out = Annotated[Path | None, typer.Option("--out", help="Run folder; default runs/<name>.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", help="Change a key: section.key=value. Repeatable.")
+]
+Limit = Annotated[
+    int | None, typer.Option("--limit", min=1, help="Keep this many groups of a split and harm.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress on standard error.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would run, and stop.")]
+Device = Annotated[str | None, typer.Option("--device", help="cuda, mps, cpu or cuda:1.")]
+Dtype = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16.")]
+
+
+def main() -> None:
+    """Entry point. Exit codes: 0 well, 2 a mistake the user can mend, 130 interrupted."""
+    try:
+        app()
+    except UserError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("interrupted: finished stages are kept; the same command goes on.", err=True)
+        sys.exit(130)
+
+
+@contextmanager
+def opened(
+    config: Path,
+    out: Path | None,
+    changes: list[str] | None,
+    limit: int | None,
+    device: str | None,
+    dtype: str | None,
+    *,
+    quiet: bool,
+) -> Iterator[Run]:
+    """The run that the shared options describe."""
+    from precise_shield.workflows.config import load_config
+    from precise_shield.workflows.context import started
+
+    extra = list(changes or [])
+    extra += [f"model.device={device}"] if device else []
+    extra += [f"model.dtype={dtype}"] if dtype else []
+    read = load_config(config, extra)
+    if limit is not None:
+        for source in read.data.sources:
+            source.limit = limit
+    yield started(read, out, quiet=quiet)
+
+
+def show(value: object, *, as_json: bool) -> None:
+    """Print plain data: YAML for people, JSON for programs."""
+    if as_json:
+        typer.echo(json.dumps(value, ensure_ascii=False, indent=1))
+        return
+    import yaml
+
+    typer.echo(yaml.safe_dump(value, allow_unicode=True, sort_keys=False, width=100).rstrip())
+
+
+def show_summary(summary: object, folder: Path, *, as_json: bool) -> None:
+    """Print what a whole run measured, and where its page lies."""
+    from precise_shield.core.summary import Summary
+    from precise_shield.report.terminal import summary_lines, summary_renderables
+
+    assert isinstance(summary, Summary)
+    if as_json:
+        typer.echo(summary.model_dump_json(indent=1))
+        return
+    if sys.stdout.isatty():
+        from rich.console import Console
+
+        Console().print(summary_renderables(summary))
+    else:
+        typer.echo("\n".join(summary_lines(summary)))
+    typer.echo(f"\nreport:  {folder / 'report.html'}\nsummary: {folder / 'summary.json'}")

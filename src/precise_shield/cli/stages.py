@@ -1,0 +1,136 @@
+"""The stages of a run, each a command with the same options."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from precise_shield.cli.app import (
+    ConfigArg,
+    Device,
+    DryRun,
+    Dtype,
+    Json,
+    Limit,
+    Out,
+    Quiet,
+    Set,
+    app,
+    opened,
+    show,
+    show_summary,
+)
+
+if TYPE_CHECKING:
+    from precise_shield.workflows.context import Run
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Run folder.")] = Path("runs/demo"),
+    full: Annotated[bool, typer.Option("--full", help="More seeds and transfer rows.")] = False,
+    negative: Annotated[
+        bool, typer.Option("--negative", help="The world in which nothing is shared.")
+    ] = False,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, help="CPU threads; 1 on a busy machine.")
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run everything on the embedded vision-language model: offline, on the CPU."""
+    from precise_shield.workflows.demo import demo as work
+
+    summary = work(out, full=full, negative=negative, threads=threads, quiet=quiet)
+    show_summary(summary, out, as_json=as_json)
+
+
+@app.command()
+def run(
+    config: ConfigArg,
+    out: Out = None,
+    changes: Set = None,
+    limit: Limit = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Identify, explain, verify, align, evaluate and report; goes on where it was stopped."""
+    from precise_shield.workflows.run import plan, run_all
+
+    with opened(config, out, changes, limit, device, dtype, quiet=quiet) as work:
+        if dry_run:
+            typer.echo("\n".join(plan(work)))
+            return
+        show_summary(run_all(work), work.folder, as_json=as_json)
+
+
+def stage(work: Callable[[Run], object]) -> None:
+    """Register a command that does one stage and prints what `work` returns.
+
+    The command has the function's name and its docstring as help.
+    """
+
+    def command(
+        config: ConfigArg,
+        out: Out = None,
+        changes: Set = None,
+        limit: Limit = None,
+        device: Device = None,
+        dtype: Dtype = None,
+        as_json: Json = False,
+        quiet: Quiet = False,
+    ) -> None:
+        with opened(config, out, changes, limit, device, dtype, quiet=quiet) as state:
+            show(work(state), as_json=as_json)
+
+    app.command(work.__name__, help=work.__doc__)(command)
+
+
+@stage
+def identify(run: Run) -> object:
+    """Find safety neurons per language and modality."""
+    from precise_shield.workflows.identify import identify as work
+
+    atlas = work(run)
+    sizes = {name: len(neurons) for name, neurons in atlas.sets.items()}
+    return {"chosen": atlas.chosen, "sizes": sizes}
+
+
+@stage
+def explain(run: Run) -> object:
+    """Where the neurons sit, what languages and modalities share, and how sure that is."""
+    from precise_shield.workflows.explain import explain as work
+
+    return work(run).model_dump(mode="json")
+
+
+@stage
+def verify(run: Run) -> object:
+    """Suppress the neurons beside matched random ones. In memory; nothing is saved."""
+    from precise_shield.workflows.verify import verify as work
+
+    return work(run).model_dump(mode="json")
+
+
+@stage
+def align(run: Run) -> object:
+    """Train exactly those neurons, their random control beside them, with a receipt each."""
+    from precise_shield.workflows.align import align as work
+
+    return {
+        "arms": [{**arm.receipt.model_dump(), "delta": str(arm.delta_path)} for arm in work(run)]
+    }
+
+
+@stage
+def evaluate(run: Run) -> object:
+    """Answer and judge the test prompts in every condition."""
+    from precise_shield.workflows.evaluate import evaluate as work
+
+    return {"rates": [row.model_dump(mode="json") for row in work(run).rates]}

@@ -1,0 +1,96 @@
+"""`summary.json`: everything a run measured, in one documented file that the report reads.
+
+A share is always a fraction in [0, 1]; what is undefined is null, never 0. `language` and
+`modality` are null where a row pools over them.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from precise_shield.core.summary.base import (
+    Part,
+)
+from precise_shield.core.summary.neurons import (
+    CurvePoint,
+    NeuronFacts,
+    Overlap,
+    SetFacts,
+    Sharing,
+)
+from precise_shield.core.summary.provenance import (
+    Claim,
+    DataFacts,
+    ModelFacts,
+    StageCost,
+)
+from precise_shield.core.summary.rates import (
+    Condition,
+    ConditionKind,
+    DifferenceRow,
+    GapRow,
+    Measure,
+    RateRow,
+    Sample,
+)
+from precise_shield.core.summary.receipt import (
+    Receipt,
+)
+from precise_shield.core.summary.verification import (
+    Readout,
+    Verification,
+)
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "Claim",
+    "Condition",
+    "ConditionKind",
+    "CurvePoint",
+    "DataFacts",
+    "DifferenceRow",
+    "GapRow",
+    "Measure",
+    "ModelFacts",
+    "NeuronFacts",
+    "Overlap",
+    "Part",
+    "RateRow",
+    "Readout",
+    "Receipt",
+    "Sample",
+    "SetFacts",
+    "Sharing",
+    "StageCost",
+    "Summary",
+    "Verification",
+]
+
+SCHEMA_VERSION = 1
+
+
+class Summary(Part):
+    """A run from end to end."""
+
+    schema_version: int = SCHEMA_VERSION
+    name: str
+    created: str
+    judge: str
+    rule: str
+    """Which verdict labels count as a hit of the attack."""
+    model: ModelFacts
+    data: DataFacts
+    conditions: list[Condition]
+    rates: list[RateRow]
+    differences: list[DifferenceRow]
+    gaps: list[GapRow] = Field(default_factory=list)
+    neurons: NeuronFacts
+    verification: Verification | None
+    receipts: list[Receipt]
+    claims: list[Claim]
+    costs: list[StageCost]
+    samples: list[Sample]
+    seeds: dict[str, int]
+    versions: dict[str, str]
+    warnings: list[str] = Field(default_factory=list)
+    config: dict[str, object]

@@ -1,0 +1,92 @@
+"""What the conditions answered, and how often."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from precise_shield.core.records import Harm, Modality
+from precise_shield.core.summary.base import Part
+
+Measure = Literal[
+    "attack_success", "refusal_harmful", "refusal_matched", "refusal_ordinary", "benign_correct"
+]
+"""`attack_success`: harmful requests whose answer is a hit under the run's rule.
+`refusal_harmful`, `refusal_matched`, `refusal_ordinary`: refusals among harmful, topic-matched
+benign, and other benign requests. `benign_correct`: benign requests answered as they should be."""
+
+ConditionKind = Literal[
+    "base", "aligned", "random_rows", "suppressed", "random_suppressed", "zero_shot"
+]
+
+
+class RateRow(Part):
+    """One rate in one cell and condition."""
+
+    condition: str
+    measure: Measure
+    language: str | None
+    modality: Modality | None
+    hits: int
+    n: int
+    """Scored responses."""
+    unscored: int
+    value: float | None
+    low: float | None
+    """Wilson 95 % interval."""
+    high: float | None
+
+
+class DifferenceRow(Part):
+    """The same prompts in two conditions: `condition` minus `reference`."""
+
+    condition: str
+    reference: str
+    measure: Measure
+    language: str | None
+    modality: Modality | None
+    n: int
+    unscored: int
+    difference: float | None
+    low: float | None
+    high: float | None
+    p_value: float | None
+    """Exact McNemar test, before correction."""
+    p_holm: float | None = None
+    """After Holm's correction over the rows of the same measure that are not pooled."""
+
+
+class GapRow(Part):
+    """Refusal of harmful minus refusal of benign requests, all cells pooled: the primary endpoint.
+
+    A model that refuses everything, or nothing, has a gap of 0.
+    """
+
+    condition: str
+    contrast: Literal["matched", "ordinary"]
+    value: float | None
+    """In [-1, 1]."""
+    low: float | None
+    """95 % interval from resampling parallel groups."""
+    high: float | None
+
+
+class Condition(Part):
+    """A state of the model that was made to answer the test prompts."""
+
+    name: str
+    kind: ConditionKind
+    label: str
+    """What a reader sees, e.g. `safety neurons tuned`."""
+    note: str = ""
+
+
+class Sample(Part):
+    """One prompt and what each condition answered: text to be escaped wherever it is shown."""
+
+    example: str
+    language: str
+    modality: Modality
+    harm: Harm
+    prompt: str
+    responses: dict[str, str]
+    labels: dict[str, str]

@@ -1,0 +1,27 @@
+"""What an alignment was allowed to move, and the proof."""
+
+from __future__ import annotations
+
+from precise_shield.core.summary.base import Part
+
+
+class Receipt(Part):
+    """What an alignment was allowed to move, and the proof that nothing else did."""
+
+    condition: str
+    neurons: int
+    form: str
+    rank: int
+    trained_b_rows: int
+    """Entries of the rows of B alone."""
+    trained_with_a: int
+    """Entries of A and the rows of B: all that the optimiser saw."""
+    changed_weights: int
+    """Weights that differ after merging."""
+    model_parameters: int
+    untouched_verified: bool
+    """Every weight outside the chosen rows has the same hash before and after."""
+    untouched_hash: str
+    steps: int
+    learning_rate: float
+    final_loss: float | None

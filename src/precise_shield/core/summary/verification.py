@@ -1,0 +1,28 @@
+"""What suppressing the neurons does, beside its controls."""
+
+from __future__ import annotations
+
+from precise_shield.core.records import Modality
+from precise_shield.core.summary.base import Part
+
+
+class Readout(Part):
+    """Suppression measured by the refusal log-odds of the first response token."""
+
+    language: str | None
+    modality: Modality | None
+    n: int
+    base: float
+    suppressed: float
+    random: list[float]
+    """The same readout under each matched random set."""
+    p_value: float | None
+    p_holm: float | None
+
+
+class Verification(Part):
+    readouts: list[Readout]
+    benign_kl: dict[str, float]
+    """Per condition: KL(base ‖ condition) in nats a token, on benign test prompts' answers."""
+    verdict: str
+    """One sentence: whether suppression hurt refusal beyond its random control."""

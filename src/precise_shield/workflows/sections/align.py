@@ -1,0 +1,78 @@
+"""How the neurons are trained, and beside which controls."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from precise_shield.core.records import Modality, Split
+from precise_shield.workflows.sections.base import Section
+
+
+class ZeroShotSection(Section):
+    name: str
+    """Name of the condition."""
+
+    languages: list[str] | None = None
+    """Languages that are trained on; null trains on all."""
+
+    modalities: list[Modality] | None = None
+    """Modalities that are trained on; null trains on all."""
+
+    chosen: str | None = None
+    """Set that is tuned; null takes `identify.chosen`."""
+
+
+class AlignSection(Section):
+    form: Literal["lora_rows", "direct"] = "lora_rows"
+    """`lora_rows`: W' = W + (M * B) A on gate and up (Precise Shield, Eq. 9-11).
+    `direct`: the rows and columns themselves (SS-Neurons)."""
+
+    rank: int = Field(default=8, gt=0)
+    """Rank of the row-masked LoRA."""
+
+    alpha: float = Field(default=16.0, gt=0)
+    """LoRA's scaling is alpha / rank."""
+
+    dropout: float = Field(default=0.05, ge=0, lt=1)
+    """LoRA's dropout, in training only."""
+
+    learning_rate: float = Field(default=8e-4, gt=0)
+    """Peak learning rate of AdamW."""
+
+    epochs: int = Field(default=3, gt=0)
+    """Passes over the training rows."""
+
+    max_steps: int | None = Field(default=None, gt=0)
+    """Stop after this many steps; null trains all epochs."""
+
+    batch_size: int = Field(default=32, gt=0)
+    """Rows a step."""
+
+    micro_batch: int | None = Field(default=None, gt=0)
+    """Rows a forward pass; null takes the whole batch."""
+
+    warmup: float = Field(default=0.05, ge=0, lt=1)
+    """Share of the steps over which the learning rate rises."""
+
+    reduction: Literal["sum", "mean"] = "mean"
+    """Answer-token loss: `sum` as Precise Shield's Eq. 12, or a mean over the batch's tokens."""
+
+    kl_weight: float = Field(default=0.0, ge=0)
+    """Weight of KL(base || tuned) on benign rows."""
+
+    splits: list[Split] = ["train"]
+    """Splits that are trained on."""
+
+    languages: list[str] | None = None
+    """Languages that are trained on; null trains on all."""
+
+    modalities: list[Modality] | None = None
+    """Modalities that are trained on; null trains on all."""
+
+    random_seeds: int = Field(default=1, ge=1)
+    """Random-row controls, each trained with the same budget."""
+
+    zero_shot: list[ZeroShotSection] = []
+    """Further trainings on a part of the data, to see what transfers."""

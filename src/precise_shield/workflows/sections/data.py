@@ -1,0 +1,45 @@
+"""Which data, and what is kept of them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from precise_shield.core.records import Modality
+from precise_shield.workflows.sections.base import Section
+
+
+class SourceSection(Section):
+    source: str
+    """Name of a dataset loader; `precise-shield list` shows them."""
+
+    path: str | None = None
+    """File or folder of the dataset, where the loader reads one."""
+
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Options of the loader."""
+
+    limit: int | None = Field(default=None, gt=0)
+    """Keep at most this many groups of each split and harm."""
+
+
+class DataSection(Section):
+    sources: list[SourceSection] = Field(min_length=1)
+    """Datasets, read in this order."""
+
+    languages: list[str] | None = None
+    """Keep only these languages; null keeps all."""
+
+    modalities: list[Modality] | None = None
+    """Keep only these modalities; null keeps all."""
+
+    on_bad_row: Literal["stop", "skip"] = "stop"
+    """What a malformed row does; skipped rows are counted in the report."""
+
+    benign_targets: Literal["given", "self", "opener"] = "self"
+    """Answers of benign probing and training rows that bring none: the model's own, or a neutral
+    opener of about three tokens; `given` refuses such rows."""
+
+    benign_tokens: int = Field(default=48, gt=0)
+    """Longest own answer."""

@@ -1,0 +1,38 @@
+"""How safety neurons are found."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from precise_shield.workflows.sections.base import Section
+
+
+class IdentifySection(Section):
+    score: str = "precise_shield"
+    """Importance of a neuron; `precise-shield list` shows them."""
+
+    position: Literal["response_mean", "last_prompt", "prompt_mean"] = "response_mean"
+    """Token position whose activations select."""
+
+    p: float = Field(default=0.03, gt=0, le=0.5)
+    """Share of each layer in the top of either arm (Precise Shield, Eq. 7)."""
+
+    sweep: list[float] = [0.01, 0.02, 0.03, 0.05, 0.10]
+    """Other values of p to show beside it."""
+
+    anchor: str = "en"
+    """High-resource language that shared sets are taken with."""
+
+    high_resource: list[str] = ["en", "zh"]
+    """Languages drawn as high-resource in the report."""
+
+    chosen: str = "MLS"
+    """Set that is verified and tuned: a name or an expression over names with & | - ( )."""
+
+    draws: int = Field(default=199, ge=19)
+    """Draws of shuffled labels; half-splits take a tenth of them."""
+
+    batch_size: int = Field(default=64, gt=0)
+    """Examples a forward pass; halved when memory runs out."""

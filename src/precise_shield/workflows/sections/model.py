@@ -1,0 +1,37 @@
+"""Which model, and how it is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from precise_shield.workflows.sections.base import Section
+
+
+class ModelSection(Section):
+    path: str
+    """Hub id, local folder, .gguf file, or the embedded `sandbox` and `sandbox-negative`."""
+
+    revision: str | None = None
+    """Hub commit to pin."""
+
+    gguf_file: str | None = None
+    """Name of a GGUF file inside `path`."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Precision of the weights; `auto` takes the checkpoint's own."""
+
+    device: str = "auto"
+    """`auto` takes CUDA, then MPS, then the CPU."""
+
+    threads: int | None = Field(default=None, gt=0)
+    """CPU threads; null leaves torch's choice. One is best for tiny models: more wait for each
+    other wherever another process has a core."""
+
+    trust_remote_code: bool = False
+    """Run code that comes with the checkpoint. Off unless you trust its authors."""
+
+    chat_template: Path | None = None
+    """File with a Jinja chat template, for models that come without one."""
