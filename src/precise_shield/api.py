@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from precise_shield.workflows.align import Arm, align
+from precise_shield.workflows.align import align
+from precise_shield.workflows.arms import Arm
 from precise_shield.workflows.config import Config, load_config, parse_config
 from precise_shield.workflows.context import Run, started
 from precise_shield.workflows.demo import demo

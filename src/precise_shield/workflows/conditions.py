@@ -15,7 +15,7 @@ from precise_shield.core.summary import Condition
 from precise_shield.intervene.edits import intervening, suppress
 from precise_shield.models.bind import BoundModel
 from precise_shield.models.generation import generate
-from precise_shield.workflows.align import Arm
+from precise_shield.workflows.arms import Arm
 from precise_shield.workflows.context import Run
 from precise_shield.workflows.controls import control
 from precise_shield.workflows.identify import Atlas

@@ -19,7 +19,7 @@ from precise_shield.core.summary import (
 )
 from precise_shield.data.contrast import fingerprint
 from precise_shield.evaluate.rules import RULES
-from precise_shield.workflows.align import Arm
+from precise_shield.workflows.arms import Arm
 from precise_shield.workflows.claims import claims
 from precise_shield.workflows.context import Run
 from precise_shield.workflows.evaluate import Evaluation, samples

@@ -1,0 +1,157 @@
+"""One training after another: which neurons learn, on which rows, and what came of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from precise_shield.align.delta import DirectUnits, Form, LoraRows, tuning
+from precise_shield.align.fit import StepInfo, fit
+from precise_shield.align.losses import TrainBatch
+from precise_shield.align.receipt import make_receipt, seal
+from precise_shield.align.sparse import SparseDelta, undo
+from precise_shield.align.spec import FitSpec
+from precise_shield.core.records import Example
+from precise_shield.core.sites import NeuronSet
+from precise_shield.core.store import Stage, digest
+from precise_shield.core.summary import Condition, Receipt
+from precise_shield.models.encoding import encode
+from precise_shield.workflows.context import Run
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One training: which neurons on which rows, and what came of it."""
+
+    condition: Condition
+    neurons: NeuronSet
+    receipt: Receipt
+    delta_path: Path
+    made_by: str
+    """Digest of everything that made the delta."""
+
+    def delta(self) -> SparseDelta:
+        """The changed rows, old and new."""
+        return SparseDelta.load(self.delta_path)
+
+
+def form_of(run: Run) -> Form:
+    """The configured parameterisation."""
+    section = run.config.align
+    if section.form == "lora_rows":
+        return LoraRows(rank=section.rank, alpha=section.alpha, dropout=section.dropout)
+    return DirectUnits()
+
+
+def spec_of(run: Run, rows: int) -> FitSpec:
+    """The configured training settings."""
+    section = run.config.align
+    size = min(section.batch_size, rows)
+    micro = min(section.micro_batch or size, size)
+    return FitSpec(
+        epochs=section.epochs,
+        batch_size=size - size % micro,
+        micro_batch=micro,
+        learning_rate=section.learning_rate,
+        warmup=section.warmup,
+        seed=run.config.seed,
+        max_steps=section.max_steps,
+        reduction=section.reduction,
+        kl_weight=section.kl_weight,
+    )
+
+
+def train(run: Run, condition: Condition, neurons: NeuronSet, rows: Sequence[Example]) -> Arm:
+    form, spec = form_of(run), spec_of(run, len(rows))
+    made_by = run.made_by(
+        rows,
+        neurons=digest(neurons.to_json()),
+        form=asdict(form) | {"name": type(form).__name__},
+        fit=asdict(spec),
+    )
+    stage = run.store.stage("align", made_by)
+    with run.working(stage, f"align {condition.name}: {len(neurons)} neurons") as todo:
+        if todo:
+            _fit(run, stage, neurons, rows, form, spec)
+    receipt = Receipt.model_validate(
+        stage.read_json("receipt.json") | {"condition": condition.name}
+    )
+    return Arm(condition, neurons, receipt, stage.path("delta.safetensors"), stage.key)
+
+
+def _fit(
+    run: Run,
+    stage: Stage,
+    neurons: NeuronSet,
+    rows: Sequence[Example],
+    form: Form,
+    spec: FitSpec,
+) -> None:
+    bound = run.bound
+    before = seal(bound, neurons, form)
+    batches = _Batches(run, rows, spec)
+    metrics = stage.path("metrics.jsonl")
+    with (
+        metrics.open("a", encoding="utf-8") as log,
+        run.reporter.bar("train", spec.total_steps(len(batches(0)))) as advance,
+    ):
+
+        def on_step(info: StepInfo) -> None:
+            log.write(json.dumps(asdict(info)) + "\n")
+            advance(1)
+
+        with tuning(bound, neurons, form, seed=run.config.seed) as deltas:
+            result = fit(
+                deltas, batches, spec, checkpoint=stage.path("checkpoint"), on_step=on_step
+            )
+    sparse = deltas.sparse()
+    try:
+        receipt = make_receipt(
+            bound,
+            before,
+            sparse,
+            form,
+            deltas.counts(),
+            condition="",
+            steps=result.steps,
+            learning_rate=spec.learning_rate,
+            final_loss=result.losses[-1] if result.losses else None,
+        )
+    finally:
+        undo(bound, sparse)
+    stage.path("delta.safetensors").unlink(missing_ok=True)
+    sparse.save(stage.path("delta.safetensors"))
+    stage.write_json("neurons.json", neurons.to_json())
+    stage.write_json("receipt.json", receipt.model_dump(mode="json"))
+
+
+class _Batches:
+    """Shuffled rows, encoded when they are asked for; equal epochs give equal batches."""
+
+    def __init__(self, run: Run, rows: Sequence[Example], spec: FitSpec) -> None:
+        self.run, self.rows, self.spec = run, rows, spec
+
+    def __call__(self, epoch: int) -> Sequence[TrainBatch]:
+        generator = torch.Generator().manual_seed(1000 * self.run.config.seed + epoch)
+        order = torch.randperm(len(self.rows), generator=generator).tolist()
+        size = self.spec.micro_batch
+        parts = [order[i : i + size] for i in range(0, len(order), size)]
+        return _Encoded(self.run, self.rows, parts)
+
+
+class _Encoded(Sequence[TrainBatch]):
+    def __init__(self, run: Run, rows: Sequence[Example], parts: list[list[int]]) -> None:
+        self.run, self.rows, self.parts = run, rows, parts
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def __getitem__(self, index):  # type: ignore[no-untyped-def]
+        rows = [self.rows[i] for i in self.parts[index]]
+        batch = encode(self.run.loaded, rows, [row.target or "" for row in rows])
+        benign = torch.tensor([row.harm == "benign" for row in rows])
+        return TrainBatch(batch.inputs, batch.labels, benign)
