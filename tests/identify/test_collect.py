@@ -1,12 +1,23 @@
 """The streaming pass equals keeping everything, however it is cut."""
 
+import json
+
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from precise_shield.core.errors import DataError, StoreError
+from precise_shield.core.moments import FIELDS
 from precise_shield.core.records import Cell
 from precise_shield.core.sites import Site
-from precise_shield.identify.collect import Batch, Stats, collect, state_bytes
+from precise_shield.identify.collect import (
+    ACTIVATION,
+    Batch,
+    Quantity,
+    Stats,
+    collect,
+    state_bytes,
+)
 from precise_shield.models.bind import bind
 from precise_shield.models.taps import tapped
 from tiny import inputs, tiny
@@ -28,7 +39,7 @@ def batch(bound, ids, start):
     mask = torch.zeros(ids.shape, dtype=torch.bool)
     mask[:, 2:5] = True
     return Batch(
-        run=lambda: bound.backbone(input_ids=ids, use_cache=False),
+        inputs={"input_ids": ids},
         cells=[CELLS[i % 2] for i in index.tolist()],
         folds=index % 16,
         masks={"response_mean": mask, "last_prompt": mask & (mask.cumsum(1) == 1)},
@@ -78,6 +89,39 @@ def test_merged_shards_equal_one_pass_and_files_keep_every_bit(bound, tmp_path):
         torch.testing.assert_close(left.moments[key].mean, moments.mean, rtol=1e-9, atol=1e-12)
         assert torch.equal(back.moments[key].m2, left.moments[key].m2)
     assert all(torch.equal(back.norms[site], left.norms[site]) for site in left.norms)
+
+
+def test_a_file_of_schema_1_is_read_as_activations(bound, tmp_path):
+    stats = streamed(bound, [12])
+    tensors = {f"norm|{site}": norm for site, norm in stats.norms.items()}
+    for place, moments in stats.moments.items():
+        for name in FIELDS:
+            tensors[f"{place.site}|{place.position}|{name}"] = getattr(moments, name)
+    header = {"stats": 1, "cells": list(map(str, stats.cells))}
+    save_file(tensors, tmp_path / "old.safetensors", {"schema": json.dumps(header)})
+    back = Stats.load(tmp_path / "old.safetensors")
+    assert back.moments.keys() == stats.moments.keys()
+    assert all(torch.equal(back.moments[at].m2, one.m2) for at, one in stats.moments.items())
+
+
+def test_another_quantity_is_streamed_and_kept_beside_the_activation(bound, tmp_path):
+    def doubled(bound, part, emit):
+        ACTIVATION.read(bound, part, lambda site, position, rows: emit(site, position, 2 * rows))
+
+    stats = streamed(bound, [12])
+    twice = Quantity("twice", doubled, "twice the activation")
+    stats.merge(collect(bound, CELLS, [batch(bound, rows(bound), 0)], quantity=twice))
+    stats.save(tmp_path / "stats.safetensors")
+    back = Stats.load(tmp_path / "stats.safetensors")
+    for site in bound.sites:
+        plain, other = (
+            back.at(site, CELLS[0], "last_prompt", name).pooled()
+            for name in ("activation", "twice")
+        )
+        torch.testing.assert_close(other.mean, 2 * plain.mean)
+        assert plain.mean.abs().sum() > 0
+    with pytest.raises(DataError, match=r"no statistics for text.0.ffn\|last_prompt\|thrice"):
+        back.at(Site("text", 0), CELLS[0], "last_prompt", "thrice")
 
 
 def test_the_state_is_as_large_as_announced_whatever_the_prompts(bound):

@@ -1,4 +1,4 @@
-"""One streaming pass over the probing data: activations in, statistics out.
+"""Streaming passes over the probing data: activations or another quantity in, statistics out.
 
 Averaged within an example first, so that a long answer counts once (Precise Shield, Eq. 4).
 """
@@ -6,11 +6,10 @@ Averaged within an example first, so that a long answer counts once (Precise Shi
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, cast, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -31,17 +30,24 @@ the response's tokens. `last_prompt`: the one that predicts its first token. `pr
 `image_mean`: mean over the prompt's and the picture's own tokens."""
 
 POSITIONS: tuple[Position, ...] = get_args(Position)
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class Place(NamedTuple):
-    """Where activations are read: a site, and a position in the text."""
+    """What a statistic is of: a site, a position in the text, and a quantity that is read there."""
 
     site: Site
     position: Position
+    quantity: str = "activation"
 
     def __str__(self) -> str:
-        return f"{self.site}|{self.position}"
+        return f"{self.site}|{self.position}|{self.quantity}"
+
+    @classmethod
+    def parse(cls, text: str) -> Place:
+        """Read `str()` back; without a quantity it is the activation (schema 1)."""
+        site, position, *quantity = text.split("|")
+        return cls(Site.parse(site), cast(Position, position), *quantity)
 
 
 @dataclass
@@ -57,13 +63,15 @@ class Stats:
     cells: tuple[Cell, ...]
     moments: dict[Place, Moments] = field(default_factory=dict)
 
-    def at(self, site: Site, cell: Cell, position: Position) -> Moments:
+    def at(
+        self, site: Site, cell: Cell, position: Position, quantity: str = "activation"
+    ) -> Moments:
         """The moments of one site in one cell: a view.
 
         Raises:
             DataError: nothing was collected there.
         """
-        place = Place(site, position)
+        place = Place(site, position, quantity)
         if place not in self.moments or cell not in self.cells:
             raise DataError(
                 f"no statistics for {place} in cell {cell}; collected:"
@@ -74,7 +82,10 @@ class Stats:
         return self.moments[place].part(start, start + FOLDS)
 
     def merge(self, other: Stats) -> None:
-        """Absorb another shard's statistics of the same cells; `other` is left as it was."""
+        """Absorb another shard's or another quantity's statistics of the same cells.
+
+        `other` is left as it was.
+        """
         if other.cells != self.cells:
             raise ValueError("shards must be collected with the same cells to be merged")
         for place, moments in other.moments.items():
@@ -100,7 +111,7 @@ class Stats:
         return sum(4 * 8 * m.folds * m.width for m in self.moments.values())
 
     def save(self, path: Path) -> None:
-        """Write as safetensors: `norm|<site>` and `<site>|<position>|<field>`.
+        """Write as safetensors: `norm|<site>` and `<site>|<position>|<quantity>|<field>`.
 
         Fields are those of `Moments`, `[cells x 16, width]`; the metadata names the cells.
         """
@@ -114,7 +125,7 @@ class Stats:
 
     @classmethod
     def load(cls, path: Path) -> Stats:
-        """Read `save` back.
+        """Read `save` back, or a file of schema 1, whose names lack the quantity.
 
         Raises:
             StoreError: the file is missing, damaged, or of another schema.
@@ -122,9 +133,9 @@ class Stats:
         try:
             with safe_open(path, framework="pt") as file:
                 schema = json.loads((file.metadata() or {}).get("schema", "{}"))
-                if schema.get("stats") != SCHEMA_VERSION:
+                if schema.get("stats") not in {1, SCHEMA_VERSION}:
                     raise StoreError(
-                        f"{path} has schema {schema}, expected stats {SCHEMA_VERSION}."
+                        f"{path} has schema {schema}, expected stats 1 or {SCHEMA_VERSION}."
                     )
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
@@ -133,25 +144,69 @@ class Stats:
         for name in [name for name in tensors if name.startswith("norm|")]:
             stats.norms[Site.parse(name.removeprefix("norm|"))] = tensors.pop(name)
         for name, tensor in tensors.items():
-            site, position, part = name.split("|")
-            place = Place(Site.parse(site), position)
-            setattr(stats._moments(place), part, tensor)
+            place, _, part = name.rpartition("|")
+            setattr(stats._moments(Place.parse(place)), part, tensor)
         return stats
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What collecting needs to know of one forward pass.
+    """Encoded examples, and which of their tokens count.
 
-    Shapes: every mask is `[batch, pos]`; `first` is `[batch]`.
+    Shapes: every mask and `labels` are `[batch, pos]`; `folds` is `[batch]`.
     """
 
-    run: Callable[[], object]
-    """Runs the backbone on the batch."""
+    inputs: Mapping[str, Tensor]
+    """Arguments of the backbone's forward pass."""
 
     cells: list[Cell]
-    folds: Tensor
+    folds: Int[Tensor, " batch"]
     masks: Mapping[Position, Bool[Tensor, "batch pos"]]
+
+    labels: Int[Tensor, "batch pos"] | None = None
+    """The token itself where the answer stands, -100 elsewhere: what gradients are taken of."""
+
+    def weights(self) -> dict[Position, Float[Tensor, "batch pos"]]:
+        """What each token counts in the mean over its example's positions; rows sum to 1."""
+        return {at: mask.float() / mask.sum(1, keepdim=True) for at, mask in self.masks.items()}
+
+
+Emit = Callable[[Site, Position, Float[Tensor, "batch width"]], None]
+"""Called once a site and position with one row an example."""
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What is streamed of every unit and example, and the pass that reads it.
+
+    Cells, folds, sets, nulls and bootstrap treat all quantities alike.
+    """
+
+    name: str
+    read: Callable[[BoundModel, Batch, Emit], None]
+    """Run the model on a batch and emit the quantity at every site and position of its masks."""
+
+    meaning: str
+    """One sentence: what a row holds, and its unit."""
+
+    batch_size: int | None = None
+    """Most examples in a batch; None where the configuration decides alone."""
+
+
+def _activation(bound: BoundModel, batch: Batch, emit: Emit) -> None:
+    weights = batch.weights()
+
+    def fn(site: Site, acts: Tensor) -> None:
+        for position, weight in weights.items():
+            emit(site, position, torch.einsum("bp,bpw->bw", weight.to(acts.device), acts.float()))
+
+    with torch.no_grad(), tapped(bound, fn):
+        bound.backbone(**batch.inputs, use_cache=False)
+
+
+ACTIVATION = Quantity(
+    "activation", _activation, "mean activation over the example's positions, in the model's scale"
+)
 
 
 def collect(
@@ -159,54 +214,52 @@ def collect(
     cells: Iterable[Cell],
     batches: Iterable[Batch],
     on_batch: Callable[[int], None] | None = None,
+    quantity: Quantity = ACTIVATION,
 ) -> Stats:
-    """Run every batch once and keep only running statistics.
+    """Read one quantity of every batch and keep only running statistics.
 
     Memory is `O(sites x cells x positions x folds x width)`, however many batches there are.
 
     Raises:
         DeadTapError: some site never fired.
-        NumericError: an activation is NaN or infinite.
+        NumericError: a value is NaN or infinite.
         DataError: an example has no token at a wanted position, or is in none of `cells`.
     """
     norms = {site: spot.column_norms() for site, spot in bound.sites.items()}
     stats = Stats(norms, tuple(sorted(cells)))
-    with torch.no_grad():
-        for batch in batches:
-            with _reading(bound, batch, stats):
-                batch.run()
-            if on_batch is not None:
-                on_batch(len(batch.cells))
+    number = {cell: i for i, cell in enumerate(stats.cells)}
+    for batch in batches:
+        _check(batch, number)
+        where = torch.tensor([number[cell] for cell in batch.cells])
+
+        def emit(
+            site: Site,
+            position: Position,
+            rows: Tensor,
+            where: Tensor = where,
+            folds: Tensor = batch.folds,
+        ) -> None:
+            stats.fold_in(Place(site, position, quantity.name), rows, where, folds)
+
+        quantity.read(bound, batch, emit)
+        if on_batch is not None:
+            on_batch(len(batch.cells))
     return stats
 
 
-@contextmanager
-def _reading(bound: BoundModel, batch: Batch, stats: Stats) -> Iterator[None]:
-    weights = {}
+def _check(batch: Batch, known: Mapping[Cell, int]) -> None:
     for position, mask in batch.masks.items():
-        tokens = mask.sum(1, keepdim=True)
-        if (tokens == 0).any():
-            row = int((tokens == 0).nonzero()[0, 0])
+        empty = (~mask.any(1)).nonzero().flatten().tolist()
+        if empty:
             raise DataError(
-                f"an example of cell {batch.cells[row]} has no token at position {position!r};"
-                " choose another position or give the example a response or picture."
+                f"an example of cell {batch.cells[empty[0]]} has no token at position"
+                f" {position!r}; choose another position or give the example a response or picture."
             )
-        weights[position] = mask.float() / tokens
-    strange = set(batch.cells) - set(stats.cells)
+    strange = set(batch.cells) - set(known)
     if strange:
         raise DataError(f"cell {min(strange)} was not announced before collecting.")
-    number = {cell: i for i, cell in enumerate(stats.cells)}
-    where = torch.tensor([number[cell] for cell in batch.cells])
-
-    def fn(site: Site, acts: Tensor) -> None:
-        for position, weight in weights.items():
-            rows = torch.einsum("bp,bpw->bw", weight.to(acts.device), acts.float())
-            stats.fold_in(Place(site, position), rows, where, batch.folds)
-
-    with tapped(bound, fn):
-        yield
 
 
 def state_bytes(bound: BoundModel, cells: int, positions: int) -> int:
-    """How large the statistics will be in memory, before anything runs."""
+    """How large the statistics of one quantity will be in memory, before anything runs."""
     return sum(4 * 8 * FOLDS * spot.width for spot in bound.sites.values()) * cells * positions

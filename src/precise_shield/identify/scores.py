@@ -12,6 +12,7 @@ from torch import Tensor
 
 from precise_shield.core.moments import Pooled
 from precise_shield.core.registry import Registry
+from precise_shield.identify.collect import ACTIVATION, Quantity
 
 EPSILON = 1e-12
 Norms = Float[Tensor, " width"]
@@ -31,6 +32,9 @@ class Score:
 
     kind: Literal["single", "contrast"]
     source: str
+
+    quantity: Quantity = ACTIVATION
+    """What the arms hold; anything but the activation takes a pass of its own."""
 
 
 SCORES: Registry[Score] = Registry("score")

@@ -80,8 +80,8 @@ def contrast(stats: Stats, place: Place, choice: Selection, draws: Draws | None 
                 f" use p >= {1 / len(norms):.4g}."
             )
         both = Moments.stacked(
-            stats.at(site, Cell(*place, "harmful"), choice.position),
-            stats.at(site, Cell(*place, "benign"), choice.position),
+            stats.at(site, Cell(*place, "harmful"), choice.position, score.quantity.name),
+            stats.at(site, Cell(*place, "benign"), choice.position, score.quantity.name),
         )
         one, two = both.pooled(draws.harmful), both.pooled(draws.benign)
         chosen = top(score.compute(one, two, norms), k)

@@ -132,7 +132,8 @@ def _passes(run: Run, examples: list[Example], positions: list[Position]) -> Ite
         rows = [examples[i] for i in index]
         encoded = encode(loaded, rows, [responses[i] for i in index])
         yield Batch(
-            run=lambda inputs=encoded.inputs: run.bound.backbone(**inputs, use_cache=False),  # type: ignore[misc]
+            inputs=encoded.inputs,
+            labels=encoded.labels,
             cells=[row.cell for row in rows],
             folds=torch.tensor([fold_of(row.group) for row in rows]),
             masks={position: _mask(encoded, position, cap) for position in positions},
