@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from precise_shield.core.errors import EmptySetError, LayoutMismatchError
+from precise_shield.core.errors import DeadTapError, EmptySetError, LayoutMismatchError
 from precise_shield.core.sites import NeuronSet, Site
+from precise_shield.intervene.scopes import Scope, blend, where
 from precise_shield.models.bind import BoundModel
 from precise_shield.models.taps import tapped
 
@@ -37,31 +38,53 @@ def replace(values: Mapping[Site, Float[Tensor, " k"]]) -> Edit:
 
 
 @contextmanager
-def intervening(bound: BoundModel, neurons: NeuronSet, edit: Edit) -> Iterator[None]:
-    """Apply `edit` to `neurons`, at every token, in each forward pass inside the block.
+def intervening(
+    bound: BoundModel, neurons: NeuronSet, edit: Edit, scope: Scope = "all"
+) -> Iterator[None]:
+    """Apply `edit` to `neurons` at the positions of `scope`, in each pass inside the block.
 
-    >>> with intervening(bound, harmful - benign, suppress):   # doctest: +SKIP
+    Blocks nest: the inner edit sees what the outer one left. The model is as before when the
+    block ends, however it ends.
+
+    >>> with intervening(bound, harmful - benign, suppress, "prompt"):   # doctest: +SKIP
     ...     answers = generate(loaded, prompts)
 
     Raises:
         EmptySetError: there is no neuron to edit, so nothing would be measured.
-        LayoutMismatchError: `neurons` names a site or unit that the model does not have.
+        LayoutMismatchError: `neurons` names a site or unit that the model does not have, or a
+            pass does not say which of its positions are prompt and which are answer.
+        DeadTapError: a site never fired, or no position of `scope` ever came by.
     """
     if not neurons:
         raise EmptySetError("no neurons to edit: an empty set measures the model unchanged.")
     here = bound.only(neurons.units)
-    index: dict[Site, Tensor] = {}
-    for site, spot in here.sites.items():
-        if neurons.units[site][-1] >= spot.width:
-            raise LayoutMismatchError(
-                f"{site} has {spot.width} units, asked for {neurons.units[site][-1]}."
-                " The neurons belong to another model."
-            )
-        index[site] = torch.tensor(neurons.units[site])
+    index = {site: _units(neurons, site, spot.width) for site, spot in here.sites.items()}
+    silent = set(index)
 
-    def fn(site: Site, acts: Tensor) -> Tensor:
+    def fn(site: Site, acts: Tensor) -> Tensor | None:
+        covered = where(scope, site, acts)
+        if covered is False:
+            return None
+        if site in silent and (covered is True or bool(covered.any())):
+            silent.discard(site)
         index[site] = chosen = index[site].to(acts.device)
-        return acts.index_copy(-1, chosen, edit(site, acts.index_select(-1, chosen)))
+        before = acts.index_select(-1, chosen)
+        return acts.index_copy(-1, chosen, blend(edit(site, before), before, covered))
 
     with tapped(here, fn):
         yield
+    if silent:
+        raise DeadTapError(
+            f"no {scope} position came by at {len(silent)} of {len(index)} sites, the first"
+            f" {min(silent)}: the model was measured unchanged. Take another scope, or passes"
+            " that have such positions."
+        )
+
+
+def _units(neurons: NeuronSet, site: Site, width: int) -> Tensor:
+    if neurons.units[site][-1] >= width:
+        raise LayoutMismatchError(
+            f"{site} has {width} units, asked for {neurons.units[site][-1]}."
+            " The neurons belong to another model."
+        )
+    return torch.tensor(neurons.units[site])

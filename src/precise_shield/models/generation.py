@@ -13,6 +13,7 @@ from precise_shield.models.batching import backing_off
 from precise_shield.models.decoding import Choice, decode, decode_by_library
 from precise_shield.models.encoding import encode, plan
 from precise_shield.models.loading import LoadedModel
+from precise_shield.models.positions import running
 
 _OWN_POSITIONS = {"mm_token_type_ids", "cross_attention_mask"}
 """Inputs of the families whose decoding steps need more than token, mask and cache."""
@@ -86,9 +87,10 @@ def _answer(
 ) -> list[list[int]]:
     batch = encode(loaded, examples, None, side="left", system=system, prefix=prefix)
     choice = Choice([_stream(seed, example.id) for example in examples], temperature)
-    if _OWN_POSITIONS & batch.inputs.keys():
-        return decode_by_library(loaded, batch, choice, limit)
-    return decode(loaded, batch, choice, limit)
+    with running(batch):
+        if _OWN_POSITIONS & batch.inputs.keys():
+            return decode_by_library(loaded, batch, choice, limit)
+        return decode(loaded, batch, choice, limit)
 
 
 def _stream(seed: int, example: str) -> torch.Generator:

@@ -16,6 +16,7 @@ from precise_shield.models.batching import backing_off
 from precise_shield.models.chat import conversation, prompt_text, response_tokens
 from precise_shield.models.encoding import Encoded, encode, plan
 from precise_shield.models.loading import LoadedModel
+from precise_shield.models.positions import running
 from precise_shield.models.readout import FirstTokenReadout
 
 _ANYONE = Example("any", "en", "text", "benign", "Hello", "probe", "any")
@@ -148,7 +149,8 @@ def _answered(
 
 def _logits(loaded: LoadedModel, batch: Encoded, keep: int) -> Float[Tensor, "batch keep vocab"]:
     """Logits at the last `keep` positions."""
-    out = loaded.model(**batch.inputs, logits_to_keep=keep, use_cache=False)
+    with running(batch):
+        out = loaded.model(**batch.inputs, logits_to_keep=keep, use_cache=False)
     logits: Tensor = out.logits[:, -keep:]
     return logits
 

@@ -14,6 +14,7 @@ from precise_shield.core.errors import ConfigError
 from precise_shield.core.records import Example
 from precise_shield.models.encoding import Encoded, encode, plan
 from precise_shield.models.loading import LoadedModel
+from precise_shield.models.positions import running
 
 
 class FirstTokenReadout:
@@ -55,7 +56,8 @@ class FirstTokenReadout:
         """Read the model out as it is, hooks included."""
         odds = torch.full((self.size,), nan, dtype=torch.float64)
         for part, batch, hits in self._parts:
-            out = self.loaded.model(**batch.inputs, logits_to_keep=1, use_cache=False)
+            with running(batch):
+                out = self.loaded.model(**batch.inputs, logits_to_keep=1, use_cache=False)
             logits = out.logits[:, -1].double()  # [batch, vocab]
             inside = logits.masked_fill(~hits, -torch.inf).logsumexp(1)
             outside = logits.masked_fill(hits, -torch.inf).logsumexp(1)
