@@ -14,11 +14,10 @@ from precise_shield.align.losses import (
     IGNORE,
     answers,
     benign_logits,
-    check_head,
-    head,
     kl_to,
 )
 from precise_shield.core.errors import DataError, UnsupportedModelError
+from precise_shield.models.head import check_head, head
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -80,13 +79,13 @@ def test_a_row_without_an_answer_is_refused():
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_head_is_checked_against_the_model(name):
-    check_head(build(name), batch(build(name)))
-    check_head(build(name, torch.bfloat16), batch(build(name, torch.bfloat16)))
+    check_head(build(name), batch(build(name)).inputs)
+    check_head(build(name, torch.bfloat16), batch(build(name, torch.bfloat16)).inputs)
 
 
 def test_an_unknown_output_head_is_refused():
     bound = build("gemma2")
-    check_head(bound, batch(bound))
+    check_head(bound, batch(bound).inputs)
     hidden = torch.randn(1, 16)
     assert head(bound, hidden).abs().max() < 2.0  # the cap is on
     forward = type(bound.model).forward
@@ -99,4 +98,4 @@ def test_an_unknown_output_head_is_refused():
 
     bound.model.__class__ = Odd
     with pytest.raises(UnsupportedModelError, match="output head of 'gemma2'"):
-        check_head(bound, batch(bound))
+        check_head(bound, batch(bound).inputs)

@@ -21,10 +21,11 @@ from precise_shield.align.checkpoint import (
     snapshot,
 )
 from precise_shield.align.delta import Deltas
-from precise_shield.align.losses import TrainBatch, answers, benign_logits, check_head, kl_to
+from precise_shield.align.losses import TrainBatch, answers, benign_logits, kl_to
 from precise_shield.align.slices import fingerprint
 from precise_shield.align.spec import Batches, FitSpec
 from precise_shield.core.errors import ConfigError, DataError, NumericError
+from precise_shield.models.head import check_head
 
 Validate = Callable[[], float]
 """Called with dropout off; the lower the better (a loss, or minus an endpoint)."""
@@ -129,7 +130,7 @@ class _Run:
         an_epoch = self.spec.steps_an_epoch(self.passes)
         held, items = 0, self._items(0)
         with self.deltas.off():  # also when all is done already: a block without a pass fails
-            check_head(self.deltas.bound, items[0].to(self.deltas.bound.device))
+            check_head(self.deltas.bound, items[0].to(self.deltas.bound.device).inputs)
         while not self._over():
             epoch, place = divmod(progress.step, an_epoch)
             if epoch != held:

@@ -8,13 +8,15 @@ from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from precise_shield.core.errors import DataError, UnsupportedModelError
+from precise_shield.core.errors import DataError
 from precise_shield.models.bind import BoundModel
+from precise_shield.models.encoding import IGNORED
+from precise_shield.models.head import answer_logits, head, hidden_states, predicting
 
-IGNORE = -100
+IGNORE = IGNORED
 """Label of every position that is not part of the answer."""
 
 Reduction = Literal["sum", "mean"]
@@ -47,8 +49,7 @@ class TrainBatch:
 
     def predicting(self) -> Bool[Tensor, "batch pos"]:
         """The positions whose next token is part of the answer."""
-        after = F.pad(self.labels[:, 1:], (0, 1), value=IGNORE)
-        return after != IGNORE
+        return predicting(self.labels)
 
     def tokens(self) -> int:
         """Answer tokens that can be predicted.
@@ -89,18 +90,16 @@ def answers(bound: BoundModel, batch: TrainBatch) -> Answers:
     the memory, for answers are short and vocabularies large.
     """
     mask = batch.predicting()
-    hidden = _hidden(bound, batch.inputs)
-    logits = head(bound, hidden[mask.to(hidden.device)])
-    targets = batch.labels[:, 1:][mask[:, :-1]]
+    logits, targets = answer_logits(bound, batch.inputs, batch.labels)
     benign = batch.benign[:, None].expand_as(mask)[mask]
-    return Answers(logits, targets.to(logits.device), benign.to(logits.device))
+    return Answers(logits, targets, benign.to(logits.device))
 
 
 @torch.no_grad()
 def benign_logits(bound: BoundModel, batch: TrainBatch) -> Float[Tensor, "tokens vocab"]:
     """Logits at the answer positions of the benign rows alone, without gradients."""
     mask = batch.predicting() & batch.benign[:, None]
-    hidden = _hidden(bound, batch.inputs)
+    hidden = hidden_states(bound, batch.inputs)
     return head(bound, hidden[mask.to(hidden.device)])
 
 
@@ -109,37 +108,3 @@ def kl_to(
 ) -> Float[Tensor, ""]:
     """KL(base ‖ tuned) in nats, summed over tokens."""
     return F.kl_div(logits.log_softmax(-1), base.log_softmax(-1), reduction="sum", log_target=True)
-
-
-def head(bound: BoundModel, hidden: Float[Tensor, "tokens width"]) -> Float[Tensor, "tokens vocab"]:
-    """Logits of hidden states, in float32, with the family's final soft cap if it has one."""
-    unembed: nn.Module = bound.model.get_output_embeddings()  # type: ignore[no-untyped-call]
-    logits: Tensor = unembed(hidden)
-    cap = getattr(bound.model.config.get_text_config(), "final_logit_softcapping", None)
-    if cap is not None:
-        logits = torch.tanh(logits / cap) * cap
-    return logits.float()
-
-
-@torch.no_grad()
-def check_head(bound: BoundModel, batch: TrainBatch) -> None:
-    """Compare `head` with the model's own logits at the last position, once before training.
-
-    Raises:
-        UnsupportedModelError: they differ, so the family does something else to its logits.
-    """
-    own = bound.model(**batch.inputs, use_cache=False, logits_to_keep=1).logits[:, -1].float()
-    ours = head(bound, _hidden(bound, batch.inputs)[:, -1])
-    gap = float((own - ours).abs().max())
-    step = torch.finfo(bound.model.dtype).eps
-    if not gap <= 64 * step * max(1.0, float(own.abs().max())):
-        raise UnsupportedModelError(
-            f"the output head of {bound.model.config.model_type!r} gives logits that differ by"
-            f" {gap:.3g} from its embeddings times the hidden state. Add what it does to"
-            f" {__name__}.head."
-        )
-
-
-def _hidden(bound: BoundModel, inputs: Mapping[str, Tensor]) -> Float[Tensor, "batch pos width"]:
-    hidden: Tensor = bound.backbone(**inputs, use_cache=False).last_hidden_state
-    return hidden
