@@ -15,6 +15,7 @@ from precise_shield.core.records import MODALITIES, Modality
 from precise_shield.core.summary import (
     Claim,
     Condition,
+    Confidence,
     CurvePoint,
     DataFacts,
     DifferenceRow,
@@ -26,7 +27,10 @@ from precise_shield.core.summary import (
     Readout,
     Receipt,
     Sample,
+    ScoreAgreement,
+    SetConfidence,
     SetFacts,
+    Spread,
     StageCost,
     Summary,
     Verification,
@@ -216,7 +220,25 @@ def _neurons(languages: Sequence[str], layers: int) -> NeuronFacts:
         ]
     ]  # fmt: skip
     return NeuronFacts(score="precise_shield", position="response_mean", p=0.03, chosen="MLS",
-                       sets=sets, overlaps=overlaps, curve=curve)  # fmt: skip
+                       sets=sets, overlaps=overlaps, curve=curve,
+                       confidence=_confidence(sets))  # fmt: skip
+
+
+def _confidence(sets: Sequence[SetFacts]) -> Confidence:
+    rows = [
+        SetConfidence(
+            name=facts.name, size=facts.size, cell="/" in facts.name,
+            bootstrap=Spread(mean=0.71, low=0.6, high=0.8), inclusion=0.82, core=facts.size // 2,
+            halves=Spread(mean=facts.split_half, low=None, high=None),
+            shuffled_size=Spread(mean=facts.shuffled_size, low=8.0, high=20.0), p_value=0.005,
+            p_holm=0.15 if "/" in facts.name else None,
+        )
+        for facts in sets
+    ]  # fmt: skip
+    pair = ScoreAgreement(a="precise_shield", b="effect_size", cells=30, jaccard=0.21, low=0.1,
+                          high=0.3, chance=0.015, rank=-0.05)  # fmt: skip
+    return Confidence(draws=100, used=98, position="response_mean", sets=rows, scores=[pair],
+                      skipped=["wanda"])  # fmt: skip
 
 
 def _verification(sets: int, languages: Sequence[str]) -> Verification:

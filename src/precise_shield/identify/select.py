@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from math import floor
 from operator import and_, or_
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from precise_shield.core.errors import ConfigError, EmptySetError
 from precise_shield.core.masks import Masks
-from precise_shield.core.moments import FOLDS, Moments
+from precise_shield.core.moments import FOLDS, Moments, Pooled
 from precise_shield.core.records import Cell, Modality
 from precise_shield.core.registry import suggestion
 from precise_shield.core.sites import NeuronSet, Site
@@ -34,6 +34,10 @@ class Selection:
     position: Position = "response_mean"
     p: float = 0.03
     """Share of a layer's units in each arm's top; Eq. 7 takes floor(p x width)."""
+
+    def by(self, score: str) -> Selection:
+        """The same switches with another score."""
+        return replace(self, score=score)
 
 
 @dataclass(frozen=True)
@@ -79,16 +83,24 @@ def contrast(stats: Stats, place: Place, choice: Selection, draws: Draws | None 
                 f"p = {choice.p} of {len(norms)} units at {site} is less than one neuron;"
                 f" use p >= {1 / len(norms):.4g}."
             )
-        both = Moments.stacked(
-            stats.at(site, Cell(*place, "harmful"), choice.position, score.quantity.name),
-            stats.at(site, Cell(*place, "benign"), choice.position, score.quantity.name),
-        )
-        one, two = both.pooled(draws.harmful), both.pooled(draws.benign)
+        one, two = arms(stats, site, place, choice, draws)
         chosen = top(score.compute(one, two, norms), k)
         if score.kind == "single":
             chosen &= ~top(score.compute(two, one, norms), k)
         values[site] = chosen
     return Masks(values)
+
+
+def arms(
+    stats: Stats, site: Site, place: Place, choice: Selection, draws: Draws
+) -> tuple[Pooled, Pooled]:
+    """What one site's folds say together for harmful and for benign inputs, draw by draw."""
+    quantity = SCORES[choice.score].quantity.name
+    both = Moments.stacked(
+        stats.at(site, Cell(*place, "harmful"), choice.position, quantity),
+        stats.at(site, Cell(*place, "benign"), choice.position, quantity),
+    )
+    return both.pooled(draws.harmful), both.pooled(draws.benign)
 
 
 S = TypeVar("S", NeuronSet, Masks)

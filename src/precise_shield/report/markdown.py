@@ -16,6 +16,7 @@ from precise_shield.report.headline import (
     safer_findings,
     verdict,
 )
+from precise_shield.report.sureness import sureness_tables
 from precise_shield.report.tables import (
     MEASURE_NAMES,
     MEASURES,
@@ -78,6 +79,7 @@ def render_markdown(summary: Summary) -> str:
     lines += ["", *_section("What was changed?", changed_findings(view))]
     lines += _table(receipts_table(summary.receipts, view)) if summary.receipts else []
     lines += _section("Where does safety live?", where_findings(view))
+    lines += [line for numbers in sureness_tables(view) for line in _table(numbers)]
     lines += ["## What could an attacker still do?", "", *_table(attack_table(view))]
     lines += ["## Provenance", ""]
     for caption, facts in (

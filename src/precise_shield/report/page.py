@@ -43,6 +43,7 @@ from precise_shield.report.overlap import modality_figure, overlap_figure
 from precise_shield.report.palette import palette_css
 from precise_shield.report.samples import shown_samples
 from precise_shield.report.standalone import standalone
+from precise_shield.report.sureness import sureness_figures
 from precise_shield.report.svg import tag
 from precise_shield.report.tables import (
     claims_table,
@@ -100,6 +101,7 @@ def figures_of(summary: Summary) -> Figures:
                 overlap_figure(view),
                 modality_figure(view),
                 curve_figure(view),
+                *sureness_figures(view),
                 _maps(view, ("zero_shot",), "transfer"),
             ]
         ),

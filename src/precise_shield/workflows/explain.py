@@ -13,6 +13,7 @@ from precise_shield.core.summary import CurvePoint, NeuronFacts, Overlap, SetFac
 from precise_shield.identify.collect import Stats
 from precise_shield.identify.select import Draws, evaluate
 from precise_shield.identify.stability import drawn_sets, halves, shuffled, split_half
+from precise_shield.workflows.confidence import confidence
 from precise_shield.workflows.context import Run
 from precise_shield.workflows.identify import Atlas, collect_stats, identify, select, selection
 
@@ -33,7 +34,9 @@ def explain(run: Run) -> NeuronFacts:
     with run.working(stage, f"explain: {section.draws} draws of shuffled labels") as todo:
         if todo:
             stats = Stats.load(collected.path("stats.safetensors"))
-            stage.write_json("explain.json", _facts(run, atlas, stats).model_dump(mode="json"))
+            stage.write_json(
+                "explain.json", _facts(run, atlas, stats, stage).model_dump(mode="json")
+            )
     return read_facts(stage)
 
 
@@ -42,7 +45,7 @@ def read_facts(stage: Stage) -> NeuronFacts:
     return NeuronFacts.model_validate(stage.read_json("explain.json"))
 
 
-def _facts(run: Run, atlas: Atlas, stats: Stats) -> NeuronFacts:
+def _facts(run: Run, atlas: Atlas, stats: Stats, stage: Stage) -> NeuronFacts:
     section = run.config.identify
     null = _drawn(run, atlas, stats, lambda i: shuffled(section.draws, run.config.seed + 1 + i))
     cuts = halves(max(10, section.draws // 10), run.config.seed)
@@ -77,6 +80,7 @@ def _facts(run: Run, atlas: Atlas, stats: Stats) -> NeuronFacts:
             sharing("modalities", columns, atlas.sets, atlas.widths, beside),
         ],
         curve=[_point(run, atlas, stats, p) for p in _swept(run, atlas)],
+        confidence=confidence(run, atlas, stats, null, half, stage),
     )
 
 
@@ -126,4 +130,11 @@ def _point(run: Run, atlas: Atlas, stats: Stats, p: float) -> CurvePoint:
     )
     name = section.chosen
     agreement = split_half({name: evaluate(name, first)}, {name: evaluate(name, second)})[name]
-    return CurvePoint(p=p, size=len(evaluate(name, sets)), split_half=or_null(agreement))
+    found = evaluate(name, sets)
+    smaller = min(len(found), len(atlas.neurons))
+    return CurvePoint(
+        p=p,
+        size=len(found),
+        split_half=or_null(agreement),
+        kept=or_null(len(found & atlas.neurons) / smaller) if smaller else None,
+    )

@@ -11,6 +11,12 @@ from pydantic import Field
 from precise_shield.core.summary.base import (
     Part,
 )
+from precise_shield.core.summary.confidence import (
+    Confidence,
+    ScoreAgreement,
+    SetConfidence,
+    Spread,
+)
 from precise_shield.core.summary.neurons import (
     CurvePoint,
     NeuronFacts,
@@ -46,6 +52,7 @@ __all__ = [
     "Claim",
     "Condition",
     "ConditionKind",
+    "Confidence",
     "CurvePoint",
     "DataFacts",
     "DifferenceRow",
@@ -59,8 +66,11 @@ __all__ = [
     "Readout",
     "Receipt",
     "Sample",
+    "ScoreAgreement",
+    "SetConfidence",
     "SetFacts",
     "Sharing",
+    "Spread",
     "StageCost",
     "Summary",
     "Verification",

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from precise_shield.core.summary.base import Part
+from precise_shield.core.summary.confidence import Confidence
 
 
 class SetFacts(Part):
@@ -54,6 +55,8 @@ class CurvePoint(Part):
     p: float
     size: int
     split_half: float | None
+    kept: float | None = None
+    """Share of the smaller of this set and the one at the primary p that both hold."""
 
 
 class NeuronFacts(Part):
@@ -67,3 +70,5 @@ class NeuronFacts(Part):
     sharing: list[Sharing] = Field(default_factory=list)
     curve: list[CurvePoint]
     """The chosen set at every p of the sweep."""
+    confidence: Confidence | None = None
+    """How sure each set is; null in summaries of runs that did not measure it."""

@@ -34,5 +34,8 @@ class IdentifySection(Section):
     draws: int = Field(default=199, ge=19)
     """Draws of shuffled labels; half-splits take a tenth of them."""
 
+    bootstrap: int = Field(default=100, ge=0)
+    """Draws of the folds with replacement, for the confidence of every set."""
+
     batch_size: int = Field(default=64, gt=0)
     """Examples a forward pass; halved when memory runs out."""
