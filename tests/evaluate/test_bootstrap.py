@@ -45,3 +45,13 @@ def test_what_is_not_scored_on_both_sides_is_counted_and_left_out():
     assert math.isnan(found.low)
     assert not found.excludes_zero
     assert math.isnan(grouped_difference({}, {}, {}).difference)
+
+
+def test_the_test_flips_whole_groups():
+    """Against the exact test over all signs, and not bolder for copies of a request."""
+    changes = [True] * 7 + [False] * 3
+    one, ten = (grouped_difference(*rows(changes, copies), draws=20_000) for copies in (1, 10))
+    exact = 2 / 2**7  # all seven changes point the same way
+    assert one.p_value == pytest.approx(exact, abs=0.004)
+    assert ten.p_value == pytest.approx(exact, abs=0.004)
+    assert math.isnan(grouped_difference(*rows([False] * 5, 2)).p_value)

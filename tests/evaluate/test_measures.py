@@ -11,7 +11,8 @@ from scipy.stats import binomtest
 
 from data.making import example
 from precise_shield.core.errors import DataError
-from precise_shield.core.records import LABELS, Verdict
+from precise_shield.core.rates import Paired, Rate
+from precise_shield.core.records import LABELS, Example, Verdict
 from precise_shield.evaluate.measures import (
     MEASURES,
     difference_rows,
@@ -345,3 +346,50 @@ class TestWorst:
     def test_measures_do_not_mix(self):
         with pytest.raises(ValueError, match="one measure and condition"):
             worst([*self.rows("refusal_harmful"), *self.rows("refusal_matched")])
+
+
+class TestPooledRows:
+    """Ten renderings of each request, all alike: as good as one."""
+
+    def rows(self, languages):
+        return [
+            Example(f"{lang}-{n}", lang, "text", "harmful", "ask", "test", f"g{n}")
+            for lang in languages
+            for n in range(12)
+        ]
+
+    def verdicts(self, rows, condition, refused):
+        return [
+            Verdict(
+                row.id,
+                condition,
+                "reference",
+                "refusal" if int(row.group[1:]) < refused else "unsafe",
+            )
+            for row in rows
+        ]
+
+    def test_an_interval_is_that_of_the_groups_and_a_cell_keeps_its_own(self):
+        wide, narrow = (self.rows(langs) for langs in (["en"], [f"l{n}" for n in range(10)]))
+        found = {}
+        for name, rows in (("one", wide), ("ten", narrow)):
+            table = rate_rows(rows, self.verdicts(rows, "base", 5), measures=["attack_success"])
+            found[name] = next(row for row in table if row.language is row.modality is None)
+            cell = next(row for row in table if row.language and row.modality)
+            assert cell.effective is None
+            assert (cell.low, cell.high) == Rate(cell.hits, cell.n).interval()
+        one, ten = found["one"], found["ten"]
+        assert (one.n, ten.n) == (12, 120)
+        assert ten.effective == pytest.approx(12, abs=1.5)
+        assert ten.low == pytest.approx(one.low, abs=0.02)
+        assert ten.high == pytest.approx(one.high, abs=0.02)
+
+    def test_a_difference_is_no_surer_for_copies(self):
+        rows = self.rows([f"l{n}" for n in range(10)])
+        said = self.verdicts(rows, "base", 4) + self.verdicts(rows, "aligned", 9)
+        table = difference_rows("base", "aligned", rows, said, measures=["attack_success"])
+        pooled = next(row for row in table if row.language is row.modality is None)
+        naive = Paired(30, 50, 0, 40)
+        assert pooled.difference == pytest.approx(naive.difference)
+        assert pooled.high - pooled.low > 2 * (naive.interval()[1] - naive.interval()[0])
+        assert pooled.p_value > 1000 * naive.p_value

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.stats import false_discovery_control, mannwhitneyu
 
 from precise_shield.core.errors import NumericError
-from precise_shield.evaluate.statistics import auc, holm, resampled_rate
+from precise_shield.evaluate.statistics import auc, effective_size, holm, resampled_rate
 
 
 class TestHolm:
@@ -77,3 +77,29 @@ def test_redrawn_rates_spread_like_a_binomial_share():
     rates = resampled_rate([1] * 120 + [0] * 80, [1] * 200, 6000, np.random.default_rng(0))
     assert np.mean(rates) == pytest.approx(0.6, abs=0.003)
     assert np.std(rates) == pytest.approx(math.sqrt(0.6 * 0.4 / 200), rel=0.03)
+
+
+class TestEffectiveSize:
+    def test_copies_of_a_request_are_worth_one(self):
+        assert effective_size([5, 0, 5, 0], [5, 5, 5, 5]) == pytest.approx(4.0)
+
+    def test_answers_that_do_not_hang_together_are_worth_what_they_are(self):
+        rng = np.random.default_rng(0)
+        hits = rng.binomial(10, 0.4, size=4000)
+        assert effective_size(hits.tolist(), [10] * 4000) == pytest.approx(40_000, rel=0.06)
+        assert effective_size([1, 0, 1], [1, 1, 1]) == 3
+
+    def test_at_the_ends_only_the_groups_count(self):
+        assert effective_size([0, 0, 0], [4, 4, 4]) == 3
+        assert effective_size([4, 4, 4], [4, 4, 4]) == 3
+
+    def test_its_variance_is_that_of_redrawn_groups(self):
+        """Two routes: linearisation, and the bootstrap."""
+        rng = np.random.default_rng(1)
+        judged = rng.integers(2, 9, size=200)
+        hits = rng.binomial(judged, rng.beta(1, 1, size=200))
+        size = effective_size(hits.tolist(), judged.tolist())
+        p = hits.sum() / judged.sum()
+        drawn = resampled_rate(hits, judged, 4000, rng)
+        assert p * (1 - p) / size == pytest.approx(np.var(drawn), rel=0.12)
+        assert size < 0.8 * judged.sum()

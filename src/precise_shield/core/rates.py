@@ -33,17 +33,20 @@ class Rate:
         """Share of judged answers that were hits, in [0, 1]; NaN when none was judged."""
         return self.hits / self.judged if self.judged else nan
 
-    def interval(self, z: float = Z95) -> tuple[float, float]:
+    def interval(self, z: float = Z95, effective: float | None = None) -> tuple[float, float]:
         """Wilson score interval; the default `z` gives 95 %.
 
-        Still honest at 0 % and 100 %, where the usual `p ± z·se` has no width.
+        Still honest at 0 % and 100 %, where the usual `p ± z·se` has no width. Answers that hang
+        together (translations of one request) are worth fewer than they are: `effective` says how
+        many independent ones.
 
         Source: Wilson (1927), "Probable Inference, the Law of Succession, and
-            Statistical Inference", JASA 22(158), 209-212.
+            Statistical Inference", JASA 22(158), 209-212; with an effective sample size:
+            Dean & Pagano (2015), J. Survey Statistics and Methodology 3, 484-503.
         """
         if not self.judged:
             return nan, nan
-        n, p = self.judged, self.value
+        n, p = self.judged if effective is None else effective, self.value
         centre = p + z * z / (2 * n)
         spread = z * sqrt(p * (1 - p) / n + z * z / (4 * n * n))
         scale = 1 + z * z / n

@@ -25,6 +25,8 @@ class GroupedDifference:
     n: int
     groups: int
     unscored: int
+    p_value: float = nan
+    """Two-sided: the signs of whole groups' changes drawn at random; NaN where nothing changed."""
 
     @property
     def excludes_zero(self) -> bool:
@@ -49,7 +51,8 @@ def grouped_difference(
         draws: bootstrap draws.
         seed: of the draws.
 
-    Source: percentile bootstrap over clusters, Davison & Hinkley (1997), section 3.8.
+    Source: percentile bootstrap over clusters, Davison & Hinkley (1997), section 3.8; sign
+        flipping, Fisher (1935), "The Design of Experiments", section 21.
     """
     sums: dict[str, list[int]] = {}
     unscored = 0
@@ -71,4 +74,16 @@ def grouped_difference(
     picks = rng.multinomial(len(table), np.full(len(table), 1 / len(table)), size=draws)
     totals = picks @ table
     low, high = np.quantile(totals[:, 0] / totals[:, 1], [0.025, 0.975])
-    return GroupedDifference(value, float(low), float(high), n, len(table), unscored)
+    p = _sign_flips(table[:, 0], draws, rng)
+    return GroupedDifference(value, float(low), float(high), n, len(table), unscored, p)
+
+
+def _sign_flips(
+    changes: np.ndarray[tuple[int], np.dtype[np.float64]], draws: int, rng: np.random.Generator
+) -> float:
+    """Randomisation test of no change: (1 + #{|sum| as large}) / (1 + draws)."""
+    if not changes.any():
+        return nan
+    signs = rng.choice((-1.0, 1.0), size=(draws, len(changes)))
+    as_large = int((np.abs(signs @ changes) >= abs(changes.sum()) - 1e-9).sum())
+    return (1 + as_large) / (1 + draws)

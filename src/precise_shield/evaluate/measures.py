@@ -13,7 +13,8 @@
 counts only verdicts of judges that compare with the answer (`ANSWER_JUDGES`); those of others
 are unscored.
 
-Rows that pool over languages or modalities pool the prompts: each counts once.
+Rows that pool over languages or modalities pool the prompts: each counts once. Their intervals and
+tests take parallel groups whole, for translations of one request are not independent requests.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ from precise_shield.core.errors import DataError
 from precise_shield.core.rates import Paired, Rate
 from precise_shield.core.records import Example, Modality, Verdict
 from precise_shield.core.summary import DifferenceRow, Measure, RateRow
+from precise_shield.evaluate.bootstrap import grouped_difference
 from precise_shield.evaluate.rules import OURS, RULES, Rule
-from precise_shield.evaluate.statistics import auc, holm, resampled_rate
+from precise_shield.evaluate.statistics import auc, effective_size, holm, resampled_rate
 
 __all__ = [
     "ANSWER_JUDGES",
@@ -154,10 +156,13 @@ def rate_rows(
         DataError: as `outcomes`.
     """
     rows: list[RateRow] = []
+    groups = {example.id: example.group for example in examples}
     for measure in measures:
         for condition, column in outcomes(examples, verdicts, measure, rule).items():
             for (language, modality), names in _places(examples, column).items():
                 rate = rate_of(column[name] for name in names)
+                size = effective_size(*_by_group({n: column[n] for n in names}, groups))
+                low, high = rate.interval(effective=size if size < rate.judged else None)
                 rows.append(
                     RateRow(
                         condition=condition,
@@ -168,8 +173,9 @@ def rate_rows(
                         hits=rate.hits,
                         unscored=rate.unscored,
                         value=_known(rate.value),
-                        low=_known(rate.interval()[0]),
-                        high=_known(rate.interval()[1]),
+                        low=_known(low),
+                        high=_known(high),
+                        effective=round(size, 2) if size < rate.judged else None,
                     )
                 )
     return rows
@@ -191,13 +197,14 @@ def difference_rows(
         DataError: one of the conditions has no verdicts; else as `outcomes`.
     """
     rows: list[DifferenceRow] = []
+    groups = {example.id: example.group for example in examples}
     for measure in measures:
         table = outcomes(examples, verdicts, measure, rule)
         if missing := [name for name in (before, after) if name not in table]:
             raise DataError(f"no verdicts in condition {missing[0]!r}; there are {sorted(table)}")
         was, now = table[before], table[after]
         found = [
-            _difference(before, after, measure, place, was, now, names)
+            _difference((before, after), measure, place, was, now, {n: groups[n] for n in names})
             for place, names in _places(examples, dict.fromkeys([*was, *now])).items()
         ]
         cells = [row for row in found if row.language is not None and row.modality is not None]
@@ -208,23 +215,26 @@ def difference_rows(
 
 
 def _difference(
-    before: str,
-    after: str,
+    conditions: tuple[str, str],
     measure: Measure,
     place: Place,
     was: Outcomes,
     now: Outcomes,
-    names: Iterable[str],
+    groups: Mapping[str, str],
 ) -> DifferenceRow:
-    kept = set(names)
-    pair = Paired.of(
-        {name: hit for name, hit in was.items() if name in kept},
-        {name: hit for name, hit in now.items() if name in kept},
-    )
-    low, high = pair.interval()
+    """One place's row. A pooled interval is at least as wide as that of independent prompts."""
+    was = {name: hit for name, hit in was.items() if name in groups}
+    now = {name: hit for name, hit in now.items() if name in groups}
+    pair = Paired.of(was, now)
+    (low, high), p_value = pair.interval(), pair.p_value
+    if None in place and len(set(groups.values())) < len(groups):
+        whole = grouped_difference(was, now, groups)
+        p_value = whole.p_value
+        if not isnan(whole.low):
+            low, high = min(low, whole.low), max(high, whole.high)
     return DifferenceRow(
-        condition=after,
-        reference=before,
+        condition=conditions[1],
+        reference=conditions[0],
         measure=measure,
         language=place[0],
         modality=place[1],
@@ -233,7 +243,7 @@ def _difference(
         difference=_known(pair.difference),
         low=_known(low),
         high=_known(high),
-        p_value=_known(pair.p_value),
+        p_value=_known(p_value),
     )
 
 
@@ -307,15 +317,20 @@ def _redrawn(
     column: Outcomes, groups: Mapping[str, str], draws: int, generator: np.random.Generator
 ) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     """Rates of redrawn groups, `[draws]`; all NaN below two groups with a scored answer."""
+    hits, judged = _by_group(column, groups)
+    if len(judged) < 2:
+        return np.full(draws, nan)
+    return resampled_rate(hits, judged, draws, generator)
+
+
+def _by_group(column: Outcomes, groups: Mapping[str, str]) -> tuple[list[int], list[int]]:
+    """Hits and scored answers of each group that has any, in order of group."""
     by_group: defaultdict[str, list[bool]] = defaultdict(list)
     for name, hit in column.items():
         if hit is not None:
             by_group[groups[name]].append(hit)
-    if len(by_group) < 2:
-        return np.full(draws, nan)
-    hits = [sum(by_group[group]) for group in sorted(by_group)]
-    judged = [len(by_group[group]) for group in sorted(by_group)]
-    return resampled_rate(hits, judged, draws, generator)
+    order = sorted(by_group)
+    return [sum(by_group[group]) for group in order], [len(by_group[group]) for group in order]
 
 
 def worst(rows: Iterable[RateRow]) -> RateRow | None:

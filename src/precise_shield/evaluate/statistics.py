@@ -28,6 +28,31 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
+def effective_size(hits: Sequence[int], judged: Sequence[int]) -> float:
+    """How many independent answers the answers of these groups are worth for their rate.
+
+    The number of answers over the design effect, at most the answers themselves and at least the
+    groups; at 0 % and 100 %, where the design effect is unknown, the number of groups.
+
+    Args:
+        hits: of each group, counts.
+        judged: of each group, counts, at least one each.
+
+    Source: Kish (1965), "Survey Sampling"; linearised variance of a ratio over clusters, Cochran
+        (1977), "Sampling Techniques", section 9A.5.
+    """
+    h, n = np.asarray(hits, dtype=np.float64), np.asarray(judged, dtype=np.float64)
+    groups, total = len(n), float(n.sum())
+    if groups < 2 or total == groups:
+        return total
+    p = float(h.sum()) / total
+    if p in (0.0, 1.0):
+        return float(groups)
+    variance = groups / (groups - 1) * float(((h - p * n) ** 2).sum()) / total**2
+    alone = p * (1 - p) / total
+    return min(total, max(float(groups), total * alone / variance)) if variance else total
+
+
 def auc(scores: ArrayLike, labels: ArrayLike) -> float:
     """Probability that a positive scores above a negative, ties counting half.
 

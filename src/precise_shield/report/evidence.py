@@ -45,6 +45,11 @@ def _control(view: View, aligned: str, control: str) -> Finding:
     label = view.label(control)
     if change is None or not change.defined:
         return Finding("Random rows", "unclear", f"{label}: attack success is undefined.")
+    base = view.first("base")
+    before = None if base is None else view.rate(base.name, "attack_success")
+    if before is not None and before.value == 0:
+        words = "Not testable: no attack succeeded before, so neither arm could lower anything."
+        return Finding("Random rows", "unclear", words)
     cells = [
         view.change(aligned, control, "attack_success", language, modality)
         for language in view.languages

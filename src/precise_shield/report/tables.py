@@ -173,7 +173,8 @@ def contrast_table(view: View, measure: Measure, pairs: Sequence[tuple[str, str]
         f"{MEASURE_NAMES[measure]}: differences",
         columns,
         rows,
-        note="p: exact McNemar test; undefined where no prompt changed sides."
+        note="p: exact McNemar test, in pooled rows sign flips of whole groups; undefined where no"
+        " prompt changed sides."
         " Holm's correction runs over the cells of a measure.",
     )
 

@@ -106,8 +106,8 @@ def _of_row(row: RateRow) -> Estimate:
     return Estimate(value, low, high, row.n, row.unscored)
 
 
-def _of_rate(rate: Rate) -> Estimate:
-    low, high = rate.interval()
+def _of_rate(rate: Rate, worth: float = 1.0) -> Estimate:
+    low, high = rate.interval(effective=rate.judged * worth)
     return Estimate(rate.value, low, high, rate.judged, rate.unscored)
 
 
@@ -204,9 +204,22 @@ class View:
         languages: Sequence[str],
         modalities: Sequence[Modality],
     ) -> Estimate | None:
-        """Cells added up: every prompt weighs the same. None when no cell was measured."""
+        """Cells added up: every prompt weighs the same. None when no cell was measured.
+
+        Answers hang together as they do in the row that pools all cells.
+        """
         rate = self.counts(condition, measure, languages, modalities)
-        return None if rate is None else _of_rate(rate)
+        if rate is None:
+            return None
+        several = len(languages) * len(modalities) > 1
+        return _of_rate(rate, self._worth(condition, measure) if several else 1.0)
+
+    def _worth(self, condition: str, measure: Measure) -> float:
+        """Independent answers an answer is worth, in the row that pools all cells."""
+        whole = self.rates.get((condition, measure, None, None))
+        if whole is None or whole.effective is None or not whole.n:
+            return 1.0
+        return whole.effective / whole.n
 
     def counts(
         self,
@@ -249,8 +262,26 @@ class View:
         language: str | None = None,
         modality: Modality | None = None,
     ) -> Contrast | None:
-        """Refusal on harmful minus refusal on benign requests: the primary endpoint."""
+        """Refusal on harmful minus refusal on benign requests: the primary endpoint.
+
+        Over all cells it is the summary's own, whose interval takes parallel groups whole.
+        """
+        if language is None and modality is None:
+            whole = self._whole_gap(condition, benign)
+            if whole is not None:
+                return whole
         return minus(
             self.rate(condition, "refusal_harmful", language, modality),
             self.rate(condition, benign, language, modality),
         )
+
+    def _whole_gap(self, condition: str, benign: Measure) -> Contrast | None:
+        kind = "matched" if benign == "refusal_matched" else "ordinary"
+        sides = [self.rate(condition, measure) for measure in ("refusal_harmful", benign)]
+        for row in self.summary.gaps:
+            if (row.condition, row.contrast) == (condition, kind):
+                value, low, high = (nan if x is None else x for x in (row.value, row.low, row.high))
+                n = min((side.n for side in sides if side is not None), default=0)
+                unscored = sum(side.unscored for side in sides if side is not None)
+                return Contrast(value, low, high, n, unscored, paired=False)
+        return None

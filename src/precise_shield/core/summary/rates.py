@@ -32,8 +32,11 @@ class RateRow(Part):
     unscored: int
     value: float | None
     low: float | None
-    """Wilson 95 % interval."""
+    """Wilson 95 % interval, for `effective` answers where they hang together."""
     high: float | None
+    effective: float | None = None
+    """Independent answers that the n are worth, parallel groups taken whole; null where each
+    answer is a group of its own."""
 
 
 class DifferenceRow(Part):
@@ -50,7 +53,7 @@ class DifferenceRow(Part):
     low: float | None
     high: float | None
     p_value: float | None
-    """Exact McNemar test, before correction."""
+    """Exact McNemar test, before correction; in pooled rows sign flips of whole groups."""
     p_holm: float | None = None
     """After Holm's correction over the rows of the same measure that are not pooled."""
 
