@@ -20,8 +20,10 @@ from precise_shield.workflows.doctor import doctor
 from precise_shield.workflows.evaluate import Evaluation, evaluate
 from precise_shield.workflows.explain import explain
 from precise_shield.workflows.identify import Atlas, identify
+from precise_shield.workflows.judges import judge_again
 from precise_shield.workflows.run import run_all as run
 from precise_shield.workflows.run import write_pages as report
+from precise_shield.workflows.sheet import read_labels, write_sheet
 from precise_shield.workflows.starter import init, known
 from precise_shield.workflows.verify import verify
 
@@ -38,13 +40,16 @@ __all__ = [
     "explain",
     "identify",
     "init",
+    "judge_again",
     "known",
     "load_config",
     "open_run",
     "parse_config",
+    "read_labels",
     "report",
     "run",
     "verify",
+    "write_sheet",
 ]
 
 

@@ -11,6 +11,7 @@ from precise_shield.core.summary import (
     Condition,
     DifferenceRow,
     GapRow,
+    Judging,
     Measure,
     RateRow,
     Sample,
@@ -18,6 +19,7 @@ from precise_shield.core.summary import (
 from precise_shield.data.contrast import by_cell
 from precise_shield.evaluate.bootstrap import GroupedDifference, grouped_difference
 from precise_shield.evaluate.measures import difference_rows, outcomes, rate_rows, refusal_gap
+from precise_shield.workflows import answers, judges
 from precise_shield.workflows.align import align
 from precise_shield.workflows.conditions import (
     State,
@@ -28,7 +30,7 @@ from precise_shield.workflows.conditions import (
 )
 from precise_shield.workflows.context import Run
 from precise_shield.workflows.identify import identify
-from precise_shield.workflows.judging import drift, judge
+from precise_shield.workflows.judging import drift
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Evaluation:
     differences: list[DifferenceRow]
     benign_kl: dict[str, float]
     rule: str
+    judging: Judging
 
     def compared(
         self,
@@ -106,7 +109,10 @@ def evaluate(run: Run) -> Evaluation:
     examples = run.examples(run.config.evaluate.split)
     states = [base_state(), *map(aligned_state, arms), *suppressed_states(run, atlas)]
     responses = {state.name: respond(run, state, examples) for state in states}
-    verdicts = judge(run, examples, responses)
+    conditions = [state.condition for state in states]
+    kept = answers.keep(run, examples, conditions, responses)
+    judged = judges.judge_all(run, examples, responses, kept.key)
+    verdicts = judged[0].verdicts
     rule = run.config.evaluate.rule
     names = [state.name for state in states]
     every = [verdict for name in names for verdict in verdicts[name]]
@@ -119,13 +125,14 @@ def evaluate(run: Run) -> Evaluation:
     drifts = {state.name: drift(run, state, examples, said) for state in states[1:]}
     return Evaluation(
         examples,
-        [state.condition for state in states],
+        conditions,
         responses,
         verdicts,
         rate_rows(examples, every, rule),
         differences,
         drifts,
         rule,
+        judges.facts(examples, judged, rule, judged[0].name),
     )
 
 

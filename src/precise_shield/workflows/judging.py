@@ -2,39 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from math import nan
 
 from precise_shield.core.records import Example, Response, Verdict
 from precise_shield.core.store import digest
 from precise_shield.data.contrast import by_cell
-from precise_shield.evaluate.judges import JUDGES
 from precise_shield.models.likelihood import benign_kl
+from precise_shield.workflows.answers import judge_with
 from precise_shield.workflows.conditions import State
 from precise_shield.workflows.context import Run
+from precise_shield.workflows.judges import make, names_of
 
 
 def judge(
     run: Run, examples: list[Example], responses: dict[str, list[Response]]
 ) -> dict[str, list[Verdict]]:
-    """Verdicts from the configured judge; stored, and never generating again."""
-    name = run.config.evaluate.judge
-    reader = JUDGES[name](run.data.examples)
-    by_id = {example.id: example for example in examples}
-    verdicts = {}
-    for condition, said in responses.items():
-        texts = sorted((each.example, each.text) for each in said)
-        made_by = run.made_by(
-            examples, judge=name, reads=digest(reader.describe()), texts=digest(texts)
-        )
-        stage = run.store.stage("judge", made_by)
-        with run.working(stage, f"judge {condition} with {name}") as todo:
-            if todo:
-                pairs = [(by_id[each.example], each) for each in said]
-                stage.write_table("verdicts.jsonl", reader.judge(pairs))
-        rows = stage.read_table("verdicts.jsonl", Verdict)
-        verdicts[condition] = [replace(row, condition=condition) for row in rows]
-    return verdicts
+    """Verdicts from the first configured judge; stored, and never generating again."""
+    reader = make(run, names_of(run.config)[0], examples)
+    return judge_with(run, reader, examples, responses)[0].verdicts
 
 
 def drift(run: Run, state: State, examples: list[Example], said: dict[str, str]) -> float:

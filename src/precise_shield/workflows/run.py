@@ -16,12 +16,14 @@ from precise_shield.workflows.context import Run
 from precise_shield.workflows.evaluate import evaluate
 from precise_shield.workflows.explain import explain
 from precise_shield.workflows.identify import identify
+from precise_shield.workflows.judges import names_of
 from precise_shield.workflows.summarise import summarise
 from precise_shield.workflows.verify import verify
 
 
 def run_all(run: Run) -> Summary:
     """Identify, explain, verify, align, evaluate, report; finished stages are taken as they are."""
+    names_of(run.config)
     run.store.write_text("config.yaml", commented(run.config))
     run.reporter.say(budget(run))
     atlas = identify(run)
@@ -62,7 +64,7 @@ def plan(run: Run) -> list[str]:
         f" p {section.identify.p}, set {section.identify.chosen}",
         f"verify    {section.verify.random_sets} random sets on split {section.verify.split}",
         f"align     {', '.join(arms)}",
-        f"evaluate  judge {section.evaluate.judge}, rule {section.evaluate.rule}",
+        f"evaluate  judge {', '.join(names_of(section))}, rule {section.evaluate.rule}",
         budget(run),
         f"folder    {run.folder}",
     ]

@@ -40,7 +40,7 @@ def summarise(
     return Summary(
         name=config.name,
         created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-        judge=config.evaluate.judge,
+        judge=found.judging.primary,
         rule=RULES[config.evaluate.rule].meaning,
         model=_model(run, atlas),
         data=_data(run, found),
@@ -48,6 +48,7 @@ def summarise(
         rates=found.rates,
         differences=found.differences,
         gaps=found.gaps(),
+        judging=found.judging,
         neurons=facts,
         verification=verified.model_copy(update={"benign_kl": drift}),
         receipts=[arm.receipt for arm in arms],

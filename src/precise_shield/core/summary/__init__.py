@@ -17,6 +17,7 @@ from precise_shield.core.summary.confidence import (
     SetConfidence,
     Spread,
 )
+from precise_shield.core.summary.judging import AgreementRow, JudgeFacts, Judging
 from precise_shield.core.summary.neurons import (
     CurvePoint,
     NeuronFacts,
@@ -49,6 +50,7 @@ from precise_shield.core.summary.verification import (
 
 __all__ = [
     "SCHEMA_VERSION",
+    "AgreementRow",
     "Claim",
     "Condition",
     "ConditionKind",
@@ -57,6 +59,8 @@ __all__ = [
     "DataFacts",
     "DifferenceRow",
     "GapRow",
+    "JudgeFacts",
+    "Judging",
     "Measure",
     "ModelFacts",
     "NeuronFacts",
@@ -94,6 +98,7 @@ class Summary(Part):
     rates: list[RateRow]
     differences: list[DifferenceRow]
     gaps: list[GapRow] = Field(default_factory=list)
+    judging: Judging | None = None
     neurons: NeuronFacts
     verification: Verification | None
     receipts: list[Receipt]

@@ -15,6 +15,10 @@ class EvaluateSection(Section):
     judge: str = "reference"
     """Who reads the answers; `precise-shield list` shows them."""
 
+    judges: list[str] = []
+    """Several judges on the same answers; the headline rests on the first. Takes the place of
+    `judge`."""
+
     rule: str = "ours"
     """Which verdicts count as a hit of the attack."""
 

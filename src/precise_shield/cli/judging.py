@@ -1,0 +1,58 @@
+"""Judging a finished run again: with another judge, or by people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from precise_shield.cli.app import Json, Quiet, Set, app, show
+
+judge_app = typer.Typer(
+    no_args_is_help=True, help="Judge a finished run again. Nothing is generated."
+)
+app.add_typer(judge_app, name="judge")
+
+Folder = Annotated[Path, typer.Argument(help="Folder of a run that has been evaluated.")]
+
+
+@judge_app.command("again")
+def again(
+    folder: Folder,
+    names: Annotated[list[str], typer.Argument(help="Judges; `list` shows them.")],
+    changes: Set = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Judge the stored answers with other judges, and measure agreement with those before."""
+    from precise_shield.workflows.judges import judge_again
+
+    judging = judge_again(folder, names, changes or [], quiet=quiet)
+    show(judging.model_dump(mode="json", include={"primary", "agreement"}), as_json=as_json)
+
+
+@judge_app.command("sheet")
+def sheet(
+    folder: Folder,
+    out: Annotated[Path, typer.Argument(help="CSV file to write.")],
+    size: Annotated[int, typer.Option("--size", min=1, help="Answers to label.")] = 200,
+    seed: Annotated[int, typer.Option("--seed", help="Of the draw.")] = 0,
+) -> None:
+    """Write answers to label by hand; the sheet does not say which condition gave them."""
+    from precise_shield.workflows.sheet import write_sheet
+
+    typer.echo(f"wrote {write_sheet(folder, out, size=size, seed=seed)} answers to {out}")
+
+
+@judge_app.command("labels")
+def labels(
+    folder: Folder,
+    path: Annotated[Path, typer.Argument(help="The filled sheet.")],
+    name: Annotated[str, typer.Option("--name", help="Who labelled.")] = "human",
+    as_json: Json = False,
+) -> None:
+    """Take a filled sheet in, and measure agreement with every judge."""
+    from precise_shield.workflows.sheet import read_labels, scores
+
+    show({"agreement": list(scores(read_labels(folder, path, name=name), name))}, as_json=as_json)

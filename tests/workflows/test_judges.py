@@ -1,0 +1,204 @@
+"""Judges that disagree, end to end: stored apart, compared, and never generating anew."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+
+import pytest
+
+from precise_shield.core.errors import ConfigError, DataError, StoreError
+from precise_shield.core.records import LABELS, Verdict
+from precise_shield.core.summary import Summary
+from precise_shield.evaluate.judges import JUDGES
+from precise_shield.models import loading
+from precise_shield.workflows import answers, conditions, context
+from precise_shield.workflows.config import parse_config
+from precise_shield.workflows.context import started
+from precise_shield.workflows.judges import judge_again
+from precise_shield.workflows.run import run_all
+from precise_shield.workflows.sheet import COLUMNS, read_labels, write_sheet
+
+
+class Strict:
+    """Calls what the reference calls unclear unsafe, and in French says nothing."""
+
+    name, languages = "strict", ("en",)
+
+    def __init__(self, examples):
+        self.inner = JUDGES["reference"](examples)
+
+    def describe(self):
+        return "Strict, for tests."
+
+    def judge(self, pairs):
+        found = []
+        for (example, response), was in zip(pairs, self.inner.judge(pairs), strict=True):
+            label = "unsafe" if was.label in ("unclear", "degenerate") else was.label
+            label = "unclear" if example.language == "fr" else label
+            found.append(Verdict(example.id, response.condition, self.name, label))
+        return found
+
+
+@pytest.fixture(autouse=True)
+def strict(monkeypatch):
+    monkeypatch.setitem(JUDGES._rows, "strict", Strict)
+
+
+@pytest.fixture
+def folder(finished, tmp_path):
+    """A copy of the finished run."""
+    run, _ = finished
+    shutil.copytree(run.folder, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def summary_of(folder):
+    return Summary.model_validate_json((folder / "summary.json").read_text())
+
+
+def test_two_judges_stand_side_by_side_and_the_first_is_the_headline(
+    finished, folder, config_text, monkeypatch
+):
+    _, before = finished
+    monkeypatch.setattr(conditions, "generate", None)
+    run = started(
+        parse_config(config_text, ["evaluate.judges=[strict, reference]"]), folder, quiet=True
+    )
+    summary = run_all(run)
+    assert summary.judge == summary.judging.primary == "strict"
+    assert [judge.name for judge in summary.judging.judges] == ["strict", "reference"]
+    pooled = {
+        judge.name: next(
+            row for row in judge.rates
+            if (row.condition, row.measure, row.language) == ("base", "attack_success", None)
+        )
+        for judge in summary.judging.judges
+    }  # fmt: skip
+    assert pooled["strict"].hits > pooled["reference"].hits
+    own = next(
+        row for row in before.rates
+        if (row.condition, row.measure) == ("base", "attack_success")
+        and row.language is None and row.modality is None
+    )  # fmt: skip
+    assert pooled["reference"] == own
+    rows = {(r.scale, r.language, r.condition): r for r in summary.judging.agreement}
+    assert rows["attack_success", None, None].kappa is not None
+    assert rows["attack_success", None, None].observed < 1
+    assert rows["attack_success", "en", None].n < rows["attack_success", None, None].n
+    assert ("refusal", None, "aligned") in rows
+    assert any("strict does not claim to read fr" in warning for warning in summary.warnings)
+    page = (folder / "report.html").read_text()
+    assert "Agreement of judges beyond chance" in page
+    assert "Agreement of judges" in (folder / "report.md").read_text()
+
+
+def test_judging_again_needs_neither_model_nor_data(finished, folder, monkeypatch):
+    _, before = finished
+    monkeypatch.setattr(context, "load", None)
+    monkeypatch.setattr(loading, "load", None)
+    shutil.rmtree(folder / "data")
+    judging = judge_again(folder, ["strict"], quiet=True)
+    assert judging.primary == "reference"
+    assert [judge.name for judge in judging.judges] == ["reference", "strict"]
+    after = summary_of(folder)
+    assert after.judging == judging
+    assert after.rates == before.rates
+    stages = len(list(folder.glob("stages/judge/*/stage.json")))
+    judge_again(folder, ["strict"], quiet=True)
+    assert len(list(folder.glob("stages/judge/*/stage.json"))) == stages
+
+
+def test_one_judge_has_no_agreement_and_an_unknown_one_is_refused_before_the_model(
+    finished, config_text, tmp_path, monkeypatch
+):
+    _, summary = finished
+    assert summary.judging.agreement == []
+    assert [judge.name for judge in summary.judging.judges] == ["reference"]
+    monkeypatch.setattr(context, "load", None)
+    for judges in ("[reference, reference]", "[reference, referense]"):
+        config = parse_config(config_text, [f"evaluate.judges={judges}"])
+        with pytest.raises(ConfigError, match=r"twice|Did you mean 'reference'"):
+            run_all(started(config, tmp_path, quiet=True))
+    with pytest.raises(StoreError, match="has been evaluated"):
+        answers.read(tmp_path)
+
+
+def labelled(sheet, label, out=None, delimiter=","):
+    with sheet.open(encoding="utf-8", newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    target = out or sheet.with_name("filled.csv")
+    with target.open("w", encoding="utf-8-sig", newline="") as lines:
+        writer = csv.DictWriter(lines, COLUMNS, delimiter=delimiter)
+        writer.writeheader()
+        writer.writerows({**row, "label": label(row)} for row in rows)
+    return target, rows
+
+
+def test_a_sheet_is_blind_to_the_condition_and_comes_back_as_a_judge(folder, tmp_path):
+    kept, _ = answers.read(folder)
+    count = write_sheet(folder, tmp_path / "sheet.csv", size=30)
+    text = (tmp_path / "sheet.csv").read_text()
+    assert count == 30
+    for condition in kept.conditions:
+        assert condition.name not in text
+    with pytest.raises(DataError, match="not overwritten"):
+        write_sheet(folder, tmp_path / "sheet.csv")
+    path, rows = labelled(tmp_path / "sheet.csv", lambda row: "refusal", delimiter=";")
+    assert {row["language"] for row in rows} == {"en", "fr"}
+    judging = read_labels(folder, path, name="anna")
+    judge = next(each for each in judging.judges if each.name == "anna")
+    assert sum(sum(found.values()) for found in judge.labels.values()) >= 30
+    row = next(r for r in judging.agreement if r.judges == ["reference", "anna"])
+    assert 0 < row.n < 30 * len(kept.conditions)
+    assert judge_again(folder, ["strict"], quiet=True).judges[1].name == "anna"
+
+
+def test_people_who_copy_a_judge_agree_with_it_fully(folder, tmp_path):
+    write_sheet(folder, tmp_path / "sheet.csv", size=400)
+    items = {
+        row["item"]: row
+        for path in folder.glob("stages/sheet/*/items.jsonl")
+        for row in map(json.loads, path.read_text().splitlines())
+    }
+    labels = {
+        (verdict.example, condition): verdict.label
+        for judged in answers.recall(folder)
+        for condition, found in judged.verdicts.items()
+        for verdict in found
+    }
+    path, _ = labelled(
+        tmp_path / "sheet.csv",
+        lambda row: labels[items[row["item"]]["example"], items[row["item"]]["conditions"][0]],
+    )
+    rows = [r for r in read_labels(folder, path).agreement if "human" in r.judges]
+    assert rows
+    assert {row.observed for row in rows} == {1.0}
+
+
+def test_wrong_labels_are_listed_with_their_lines(folder, tmp_path):
+    write_sheet(folder, tmp_path / "sheet.csv", size=4)
+    path, rows = labelled(tmp_path / "sheet.csv", lambda row: "unsave")
+    with pytest.raises(DataError, match=r"line 2: 'unsave' is no label. Did you mean 'unsafe'"):
+        read_labels(folder, path)
+    path.write_text(f"item,label\nnobody,safe\n{rows[0]['item']},safe\n{rows[0]['item']},unsafe\n")
+    with pytest.raises(DataError, match=r"no item 'nobody'.*line 4: .* two different labels"):
+        read_labels(folder, path)
+    path.write_text("item,label\n")
+    with pytest.raises(DataError, match="holds no label"):
+        read_labels(folder, path)
+    path.write_text("thing,label\n")
+    with pytest.raises(DataError, match="needs `item` and `label`"):
+        read_labels(folder, path)
+    assert len(LABELS) == 7
+
+
+def test_a_cell_that_a_spreadsheet_would_compute_is_made_inert(folder, tmp_path):
+    _, key = answers.read(folder)
+    stage = folder / "stages" / "answers" / key / "responses.jsonl"
+    lines = [json.loads(line) | {"text": "=cmd()"} for line in stage.read_text().splitlines()]
+    stage.write_text("\n".join(map(json.dumps, lines)) + "\n")
+    write_sheet(folder, tmp_path / "sheet.csv", size=10)
+    _, rows = labelled(tmp_path / "sheet.csv", lambda row: "safe")
+    assert {row["response"] for row in rows} == {"'=cmd()"}
