@@ -1,4 +1,8 @@
-"""Importance scores: pure functions of stored statistics. Each names its paper and equation."""
+"""Importance scores: pure functions of stored statistics. Each names its paper and equation.
+
+A new score is one function and one registration; where it reads something else than the
+activation, its quantity is a pass in `passes.py` or beside it.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,8 @@ from torch import Tensor
 from precise_shield.core.moments import Pooled
 from precise_shield.core.registry import Registry
 from precise_shield.identify.collect import ACTIVATION, Quantity
+from precise_shield.identify.deactivation import FINAL_HIDDEN, LOGITS, RESIDUAL
+from precise_shield.identify.passes import ATTRIBUTION, MAGNITUDE, SNIP, WANDA
 
 EPSILON = 1e-12
 Norms = Float[Tensor, " width"]
@@ -78,6 +84,21 @@ def effect_size(arm: Pooled, other: Pooled, _: Norms) -> Scores:
     return torch.where(var > 0, (arm.mean - other.mean).abs() / var.sqrt(), 0.0)
 
 
+def mean_of(arm: Pooled, _: Pooled, __: Norms) -> Scores:
+    """The mean over examples of a quantity that is an importance as it is streamed."""
+    return arm.mean
+
+
+def local_deactivation(arm: Pooled, _: Pooled, norms: Norms) -> Scores:
+    """Mean norm of what the unit adds to its block's output: `mean |activation| x column norm`.
+
+    The one-pass stand-in for exact deactivation: what the blocks above make of it is left out,
+    and so is a norm between the down-projection and the residual stream.
+    Source: SS-Neurons (arXiv 2602.01283), importance, cut off at the unit's own block.
+    """
+    return arm.mean * norms
+
+
 SCORES.register("precise_shield")(
     Score(precise_shield, "single", "Precise Shield, arXiv 2604.08881, Eq. 4-6")
 )
@@ -86,3 +107,29 @@ SCORES.register("contrastive_difference")(
     Score(contrastive_difference, "contrast", "CNA, arXiv 2605.12290")
 )
 SCORES.register("effect_size")(Score(effect_size, "contrast", "SafeNeuron, arXiv 2602.12158"))
+SCORES.register("pathways")(
+    Score(
+        mean_of,
+        "single",
+        "gradient x activation summed over response tokens: Pathways, arXiv 2608.09095, Eq. 1-2",
+        ATTRIBUTION,
+    )
+)
+SCORES.register("wanda")(
+    Score(mean_of, "single", "|W| x input norm: Wei et al., ICML 2024, Sec. 3 (Wanda)", WANDA)
+)
+SCORES.register("snip")(
+    Score(mean_of, "single", "|W x gradient|: Wei et al., ICML 2024, Sec. 3 (SNIP)", SNIP)
+)
+SCORES.register("deactivation")(
+    Score(mean_of, "single", "SS-Neurons, arXiv 2602.01283, last hidden state", FINAL_HIDDEN)
+)
+SCORES.register("deactivation_residual")(
+    Score(mean_of, "single", "SS-Neurons, arXiv 2602.01283, before the final norm", RESIDUAL)
+)
+SCORES.register("deactivation_logits")(
+    Score(mean_of, "single", "SS-Neurons, arXiv 2602.01283, logits", LOGITS)
+)
+SCORES.register("deactivation_local")(
+    Score(local_deactivation, "single", "SS-Neurons, arXiv 2602.01283, within the block", MAGNITUDE)
+)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from precise_shield.core.errors import UnsupportedModelError
 from precise_shield.core.sites import Tower
@@ -42,6 +42,15 @@ class Layout:
     having: str | None = None
     """Blocks without this child are passed over. Mllama's cross-attention blocks do not run
     for a prompt without a picture, so their neurons cannot be compared across prompts."""
+
+    norm: str = "norm"
+    """Name of the norm after the last block, beside the list of blocks; of the text tower only."""
+
+    @property
+    def final_norm(self) -> str:
+        """Dotted path from the model root to the norm after the last block."""
+        parent, _, _ = self.layers.rpartition(".")
+        return f"{parent}.{self.norm}"
 
 
 _LAYOUTS: dict[str, Mapping[Tower, Layout]] = {}
@@ -86,7 +95,7 @@ def _plain(layers: str, down: str = "mlp.fc2", up: str = "mlp.fc1") -> Layout:
 
 register("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "olmo2", text=_DECODER)
 register("phi3", text=Layout("model.layers", gate=None, up="mlp.gate_up_proj", fused=True))
-register("gpt2", text=_plain("transformer.h", "mlp.c_proj", "mlp.c_fc"))
+register("gpt2", text=replace(_plain("transformer.h", "mlp.c_proj", "mlp.c_fc"), norm="ln_f"))
 register(
     *("llava", "llava_next", "llava_onevision", "gemma3", "paligemma"),
     text=_NESTED,

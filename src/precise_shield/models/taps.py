@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -19,6 +19,16 @@ its place; never write into `acts` itself."""
 
 SidePath = Callable[[Tensor, Tensor], Tensor]
 """Called as `fn(x, y)` with a projection's input and output; returns the output to use."""
+
+
+class Call(NamedTuple):
+    """One call of a module: what it was given and what it gave."""
+
+    module: nn.Module
+    args: tuple[Any, ...]
+    named: dict[str, Any]
+    output: Any
+
 
 Hook = Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...] | None]
 OutHook = Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]
@@ -55,6 +65,24 @@ def tapped(bound: BoundModel, fn: TapFn) -> Iterator[None]:
             f"{len(silent)} of {len(bound.sites)} taps never fired, the first at {min(silent)}."
             " Either no forward pass ran inside the block, or a fused kernel bypassed the module."
         )
+
+
+@contextmanager
+def recorded(modules: Iterable[nn.Module]) -> Iterator[list[Call]]:
+    """Keep each call of these modules in the block, in the order in which they end.
+
+    Modules that never run are not missed: Mllama passes over some blocks.
+    """
+    calls: list[Call] = []
+
+    def hook(module: nn.Module, args: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
+        calls.append(Call(module, args, named, output))
+
+    with ExitStack() as stack:
+        for module in modules:
+            handle = module.register_forward_hook(hook, with_kwargs=True)
+            stack.callback(handle.remove)
+        yield calls
 
 
 @contextmanager
