@@ -1,7 +1,7 @@
 """Makes the embedded models again from nothing: `python -m precise_shield.sandbox.build`.
 
 Writes `weights/` and `weights_negative/` into `--out` (default: this package) and the measured
-profiles, as JSON, to standard output. It takes about half an hour on two quiet cores; on busy ones
+profiles, as JSON, to standard output. The shipped ones took 35 minutes on two busy cores; there
 `--threads 1` is faster, because threads wait for each other. Seeds are fixed; numbers may differ
 in the last digits between processors and thread counts, and with them single answers.
 """
