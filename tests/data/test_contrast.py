@@ -16,12 +16,10 @@ from precise_shield.core.errors import DataError, EmptyCellError
 from precise_shield.core.moments import FOLDS
 from precise_shield.core.records import Cell
 from precise_shield.data.contrast import (
-    Twin,
     by_cell,
     check_splits,
     fingerprint,
     fold_of,
-    overlap_between,
     require_cells,
     split_of,
 )
@@ -121,52 +119,14 @@ class TestFingerprint:
             fingerprint([row])
 
 
-class TestOverlap:
-    def test_case_punctuation_and_markup_hide_nothing(self):
-        a = [example(0, prompt="How do I *tease* the Dragon?")]
-        b = [
-            example(1, prompt="how do i tease the dragon"),
-            example(2, prompt="How do I tease the dragons?"),
-        ]
-        assert overlap_between(a, b) == [Twin("r0", "r1")]
-
-    def test_prompts_of_symbols_alone_are_compared_as_they_are(self):
-        rows = [example(0, prompt="!!!"), example(1, prompt="???"), example(2, prompt="!!!")]
-        assert overlap_between(rows[:1], rows[1:]) == [Twin("r0", "r2")]
-
-    def test_where_the_picture_carries_the_risk_it_decides(self, tmp_path):
-        red, same, blue = (
-            str(picture(tmp_path / f"{name}.png", colour=colour))
-            for name, colour in (("red", "red"), ("same", "red"), ("blue", "blue"))
-        )
-
-        def row(number, image, modality="image_dominant", prompt="How do I do this?"):
-            return example(number, modality=modality, image=image, prompt=prompt)
-
-        a = [row(0, red)]
-        assert overlap_between(a, [row(1, blue)]) == []
-        assert overlap_between(a, [row(2, same, prompt="Explain this.")]) == [Twin("r0", "r2")]
-        beside = [row(3, red, "text_dominant"), row(4, blue, "text_dominant")]
-        assert overlap_between(beside[:1], beside[1:]) == [Twin("r3", "r4")]
-
-
 class TestSplits:
     def test_a_cut_group_is_refused(self):
         rows = [example(0), example(1, group="g0", split="test", language="de")]
         with pytest.raises(DataError, match=r"1 groups are in more than one split.*'g0'"):
             check_splits(rows)
         together = [rows[0], dataclasses.replace(rows[1], split="probe")]
-        assert check_splits(together) == []
+        check_splits(together)
 
     def test_an_id_used_twice_is_refused(self):
         with pytest.raises(DataError, match="1 ids occur more than once"):
             check_splits([example(0), example(0)])
-
-    def test_the_same_request_in_two_splits_is_reported(self):
-        rows = [
-            example(0, prompt="Tease it"),
-            example(1, prompt="Tease it"),
-            example(2, prompt="tease it!", split="test"),
-            example(3, prompt="tease them", split="test"),
-        ]
-        assert check_splits(rows) == [Twin("r0", "r2")]

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from io import StringIO
 
+import fastjsonschema
 import pytest
-from hypothesis import given, settings
+from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from data.making import jsonl, picture, values
 from precise_shield.core.errors import DataError
 from precise_shield.core.records import Example
-from precise_shield.data.manifest import KNOWN, REQUIRED, SHOWN, Problem, check, load
+from precise_shield.data.manifest import (
+    CHOICES,
+    KNOWN,
+    REQUIRED,
+    SHOWN,
+    Problem,
+    check,
+    load,
+    schema_text,
+)
 
 
 def as_csv(folder, rows, name="m.csv", newline="\n"):
@@ -177,7 +188,8 @@ def test_nothing_left_is_an_error_even_when_skipping(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("m.parquet", b"PAR1", "ends in neither .jsonl nor .csv"),
+        ("m.xlsx", b"PK", "ends in none of .jsonl, .csv, .parquet"),
+        ("m.parquet", b"PAR1", "is no Parquet that can be read after row 0"),
         ("gone.jsonl", None, "cannot be read"),
         ("m.csv", b"", "gives no examples"),
         ("m.csv", b"id,id\n1,2\n", "names a column twice"),
@@ -201,6 +213,43 @@ def test_a_file_that_breaks_off_stops_although_rows_before_it_are_good(tmp_path)
     path.write_text(path.read_text() + 'a,"b')
     with pytest.raises(DataError, match="record 4 breaks the CSV format"):
         load(path, on_bad_row="skip")
+
+
+def as_parquet(folder, rows, name="m.parquet"):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = folder / name
+    parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    return path
+
+
+def test_parquet_says_what_jsonl_says(tmp_path):
+    rows = everything(tmp_path)
+    columns = {key: None for row in rows for key in row}
+    path = as_parquet(tmp_path, [columns | row for row in rows])
+    assert load(path).examples == load(jsonl(tmp_path, *rows)).examples
+
+
+def test_parquet_rows_that_are_no_text_are_problems_of_their_row(tmp_path):
+    rows = [values(0), values(1)]
+    odd = [row | {"category": number} for number, row in enumerate(rows)]
+    assert [str(p) for p in check(as_parquet(tmp_path, odd))] == [
+        "row 1: category is 0, not text",
+        "row 2: category is 1, not text",
+    ]
+    lacking = [{"id": "a", "language": "en"}]
+    (problem,) = check(as_parquet(tmp_path, lacking))
+    assert "the schema lacks modality, harm" in problem.message
+    assert problem.row is None
+
+
+def test_parquet_without_its_library_is_one_sentence(tmp_path, monkeypatch):
+    path = as_parquet(tmp_path, [values(0)])
+    assert check(path) == []
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    (problem,) = check(path)
+    assert "pip install" in problem.message
+    assert "precise-shield[parquet]" in problem.message
 
 
 def test_a_byte_order_mark_is_no_problem(tmp_path):
@@ -227,7 +276,7 @@ class TestPictures:
         (folder / "link.png").symlink_to(tmp_path / "secret.png")
         row = values(0, modality="image_dominant", image=name)
         (problem,) = check(jsonl(folder, row))
-        assert "leads out of the manifest's folder" in problem.message
+        assert "leads out of the data's folder" in problem.message
         inside = values(0, modality="image_dominant", image="in/../in/ok.png")
         assert check(jsonl(folder, inside)) == []
 
@@ -271,6 +320,14 @@ plausible = st.fixed_dictionaries(
 )
 
 
+good_or_nearly = st.sampled_from(
+    ["text", "harmful", "benign", "test", "visual", "en-gb", "EN", "", "a.png", "yes", "0"]
+) | st.sampled_from([None, True, False, 1, "\0", "image_dominant"])
+changed = st.dictionaries(st.sampled_from([*KNOWN, "odd"]), good_or_nearly, max_size=2).map(
+    lambda changes: values(0) | changes
+)
+
+
 def said_or_loaded(path):
     """Whatever happens is either examples or sentences, and `check` and `load` agree."""
     problems = check(path)
@@ -293,8 +350,42 @@ def test_no_row_of_json_crashes_the_reader(tmp_path_factory, rows):
     said_or_loaded(path)
 
 
+@pytest.fixture(scope="module")
+def row_schema():
+    return fastjsonschema.compile(json.loads(schema_text()))
+
+
+@settings(max_examples=300, deadline=None)
+@given(row=plausible | changed)
+def test_the_shipped_schema_allows_exactly_the_rows_that_the_checker_allows(
+    tmp_path_factory, row_schema, row
+):
+    """Two descriptions of the same rules, one for people's tools and one in code."""
+    folder = tmp_path_factory.getbasetemp() / "schema"
+    picture(folder / "a.png")
+    row = {key: "a.png" if key == "image" and value else value for key, value in row.items()}
+    said = check(jsonl(folder, row))
+    try:
+        row_schema(row)
+        allowed = True
+    except fastjsonschema.JsonSchemaValueException:
+        allowed = False
+    assert allowed == (not said), (row, said)
+    event("allowed" if allowed else "refused")
+
+
+def test_the_schema_knows_every_field_choice_and_good_row(tmp_path, row_schema):
+    schema = json.loads(schema_text())
+    assert set(schema["properties"]) == set(KNOWN)
+    assert tuple(schema["required"]) == REQUIRED
+    for name, choices in CHOICES.items():
+        assert {c for c in schema["properties"][name]["enum"] if c} == set(choices)
+    for row in everything(tmp_path):
+        assert row_schema(row) == row
+
+
 @settings(max_examples=100, deadline=None)
-@given(data=st.binary(max_size=200), name=st.sampled_from(["m.jsonl", "m.csv"]))
+@given(data=st.binary(max_size=200), name=st.sampled_from(["m.jsonl", "m.csv", "m.parquet"]))
 def test_no_bytes_crash_the_reader(tmp_path_factory, data, name):
     path = tmp_path_factory.mktemp("fuzz") / name
     path.write_bytes(data)
@@ -309,3 +400,15 @@ def test_no_csv_records_crash_the_reader(tmp_path_factory, rows):
     csv.writer(out).writerows([list(REQUIRED), *rows])
     path.write_bytes(out.getvalue().encode("utf-8", "surrogatepass"))
     said_or_loaded(path)
+
+
+@settings(max_examples=80, deadline=None)
+@given(place=st.floats(0, 0.999), value=st.integers(0, 255))
+def test_a_flipped_byte_in_parquet_gives_rows_or_sentences(tmp_path_factory, place, value):
+    folder = tmp_path_factory.mktemp("flip")
+    path = as_parquet(folder, [values(0, category="Fraud"), values(1)])
+    data = bytearray(path.read_bytes())
+    data[int(place * len(data))] = value
+    path.write_bytes(bytes(data))
+    problems = check(path)
+    assert all(problem.message and len(str(problem)) < 2000 for problem in problems)

@@ -190,7 +190,7 @@ def test_a_text_only_model_refuses_a_picture(loaded_once, shown):
 
 def test_a_missing_picture_is_named(loaded_once, tmp_path):
     lost = str(tmp_path / "gone.png")
-    with pytest.raises(DataError, match=r"'e7'.*gone\.png does not exist"):
+    with pytest.raises(DataError, match=r"'e7'.*gone\.png is no regular file"):
         encode(loaded_once("llava"), [example(7, "see", lost)])
 
 
@@ -198,18 +198,18 @@ def test_a_broken_picture_is_named(loaded_once, tmp_path):
     broken = tmp_path / "broken.png"
     Image.new("RGB", (64, 64), (1, 2, 3)).save(broken)
     broken.write_bytes(broken.read_bytes()[:60])
-    with pytest.raises(DataError, match=r"'e7'.*broken\.png cannot be read"):
+    with pytest.raises(DataError, match=r"'e7'.*broken\.png is damaged"):
         encode(loaded_once("llava"), [example(7, "see", str(broken))])
     broken.write_text("<svg/>")
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="none of PNG"):
         encode(loaded_once("llava"), [example(7, "see", str(broken))])
 
 
 def test_a_huge_picture_is_refused_before_it_is_decoded(loaded_once, tmp_path, monkeypatch):
-    monkeypatch.setattr("precise_shield.models.chat.PIXEL_LIMIT", 100)
+    monkeypatch.setattr("precise_shield.core.images.MAX_PIXELS", 100)
     path = tmp_path / "huge.png"
     Image.new("RGB", (11, 10)).save(path)
-    with pytest.raises(DataError, match="11 x 10 pixels"):
+    with pytest.raises(DataError, match="11 x 10, more than 100 pixels"):
         encode(loaded_once("llava"), [example(7, "see", str(path))])
     Image.new("RGB", (10, 10)).save(tmp_path / "fits.png")
     assert len(encode(loaded_once("llava"), [example(7, "see", str(tmp_path / "fits.png"))])) == 1

@@ -114,3 +114,22 @@ def test_data_check_lists_every_bad_row(tmp_path):
     assert "row 2" in found.stdout
     assert "row 3" in found.stdout
     assert "row 1:" not in found.stdout
+
+
+def test_data_check_warns_of_a_request_that_two_files_ask(tmp_path):
+    row = {"language": "en", "modality": "text", "harm": "benign", "split": "test", "group": "g"}
+    asked = (("a", "probe", "Where is the lamp?"), ("b", "test", "Where is the LAMP"))
+    for name, split, prompt in asked:
+        (tmp_path / f"{name}.jsonl").write_text(
+            json.dumps(row | {"id": name, "group": name, "split": split, "prompt": prompt})
+        )
+    files = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
+    found = call("data", "check", *files)
+    assert found.returncode == 0
+    assert "warning: 1 of 1 test requests are in probe too: 1 word for word" in found.stdout
+    assert "warning" not in call("data", "check", files[0]).stdout
+    assert json.loads(call("data", "check", *files, "--json").stdout)["overlaps"][0]["exact"] == 1
+
+
+def test_data_schema_prints_json_schema():
+    assert "prompt" in json.loads(call("data", "schema").stdout)["properties"]

@@ -8,10 +8,6 @@ from typing import Annotated
 import typer
 
 from precise_shield.cli.app import Device, Dtype, Json, app, show
-from precise_shield.core.errors import UserError
-
-data_app = typer.Typer(no_args_is_help=True, help="Look at data before a run does.")
-app.add_typer(data_app, name="data")
 
 
 @app.command()
@@ -70,18 +66,3 @@ def doctor(
         | {key: value for key, value in given.items() if value is not None}
     )
     show(work(section), as_json=as_json)
-
-
-@data_app.command("check")
-def data_check(
-    path: Annotated[Path, typer.Argument(help="A manifest: JSON Lines or CSV.")],
-) -> None:
-    """List every problem of a manifest with its row."""
-    from precise_shield.data.manifest import check
-
-    problems = check(path)
-    for problem in problems:
-        typer.echo(str(problem))
-    if problems:
-        raise UserError(f"{len(problems)} problems in {path}.")
-    typer.echo(f"{path}: no problems")

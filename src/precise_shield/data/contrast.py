@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 
 from precise_shield.core.errors import DataError, EmptyCellError
 from precise_shield.core.records import SPLITS, Cell, Example, Split
-from precise_shield.data.text import squash
 
 
 def by_cell(examples: Iterable[Example]) -> dict[Cell, list[Example]]:
@@ -105,46 +104,8 @@ def fingerprint(examples: Iterable[Example]) -> str:
     return total.hexdigest()
 
 
-@dataclass(frozen=True)
-class Twin:
-    """Two examples that ask the same."""
-
-    first: str
-    second: str
-    """Ids."""
-
-
-def request_key(example: Example) -> str:
-    """Say what an example asks, such that examples asking the same have equal keys.
-
-    Where the picture carries the risk it is the picture's bytes, else the squashed prompt.
-
-    Raises:
-        DataError: a picture cannot be read.
-    """
-    if example.modality == "image_dominant" and example.image is not None:
-        return f"picture {picture_hash(example.image)}"
-    return f"prompt {squash(example.prompt) or example.prompt}"
-
-
-def overlap_between(a: Iterable[Example], b: Iterable[Example]) -> list[Twin]:
-    """Find the examples of `b` that ask what one of `a` asks, exact after normalisation.
-
-    Each of `b` is named at most once, with the first of `a` that matches it.
-    """
-    seen: dict[str, str] = {}
-    for example in a:
-        seen.setdefault(request_key(example), example.id)
-    keyed = ((request_key(example), example.id) for example in b)
-    return [Twin(seen[key], other) for key, other in keyed if key in seen]
-
-
-def check_splits(examples: Sequence[Example]) -> list[Twin]:
-    """Check that no group is cut by a split, and find requests that occur in two splits.
-
-    A group holds the translations of one request, so a cut group would test on what was
-    trained. The same words in two groups are returned rather than refused: short benign
-    requests may recur, and whoever calls decides.
+def check_splits(examples: Sequence[Example]) -> None:
+    """Check that no group is cut by a split: a cut group would test on what was trained.
 
     Raises:
         DataError: an id occurs twice, or a group is in two splits.
@@ -153,18 +114,11 @@ def check_splits(examples: Sequence[Example]) -> list[Twin]:
     if twice:
         raise DataError(f"{len(twice)} ids occur more than once, e.g. {twice[:3]}. Rename them.")
     where: defaultdict[str, set[Split]] = defaultdict(set)
-    parts: dict[Split, list[Example]] = {split: [] for split in SPLITS}
     for row in examples:
         where[row.group].add(row.split)
-        parts[row.split].append(row)
     cut = [f"{group!r} ({', '.join(sorted(s))})" for group, s in where.items() if len(s) > 1]
     if cut:
         raise DataError(
             f"{len(cut)} groups are in more than one split, e.g. {', '.join(cut[:3])}."
             " Put all translations and renderings of a request into one split."
         )
-    twins: list[Twin] = []
-    for number, later in enumerate(SPLITS):
-        earlier = [row for split in SPLITS[:number] for row in parts[split]]
-        twins += overlap_between(earlier, parts[later])
-    return twins

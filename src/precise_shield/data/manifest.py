@@ -1,25 +1,26 @@
 """Manifests: one file, one row a request, every rule of the format checked on every row.
 
-A manifest is UTF-8, JSON Lines (`.jsonl`) or CSV with a header (`.csv`). Its fields are those of
-`Example`; `REQUIRED` must be there, the rest may be absent, null or (in CSV) empty.
+A manifest is JSON Lines (`.jsonl`), CSV with a header (`.csv`), both UTF-8, or Parquet
+(`.parquet`). Its fields are those of `Example`; `REQUIRED` must be there, the rest may be absent,
+null or (in CSV) empty. `schema_text` gives the same rules as JSON Schema, as far as they are
+about one row.
 """
 
 from __future__ import annotations
 
-import csv
-import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import lru_cache
-from io import StringIO
+from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from precise_shield.core.errors import DataError
+from precise_shield.core.images import MAX_PIXELS, inside, open_image
 from precise_shield.core.records import HARMS, MODALITIES, SPLITS, Example, Form
 from precise_shield.core.registry import suggestion
-from precise_shield.data.images import MAX_PIXELS, open_image
+from precise_shield.data.rows import READERS, Values
 
 OnBadRow = Literal["stop", "skip"]
 
@@ -36,8 +37,6 @@ SHOWN = 20
 
 _LANGUAGE = re.compile(r"[a-z]{2,3}(-[a-z0-9]{2,8})*")
 _FLAGS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-
-Values = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -84,10 +83,21 @@ def load(path: Path | str, on_bad_row: OnBadRow = "stop", max_pixels: int = MAX_
 
 def check(path: Path | str, max_pixels: int = MAX_PIXELS) -> list[Problem]:
     """Find every problem of a manifest, in row order; none means that `load` will succeed."""
+    return examine(path, max_pixels).dropped
+
+
+def examine(path: Path | str, max_pixels: int = MAX_PIXELS) -> Loaded:
+    """Read a manifest as far as possible: its good rows, and every problem of the others."""
     examples, problems = _scan(Path(path), max_pixels)
     if not examples and not problems:
-        return [Problem(None, "the file holds no rows")]
-    return problems
+        problems = [Problem(None, "the file holds no rows")]
+    return Loaded(examples, problems)
+
+
+def schema_text() -> str:
+    """Give the JSON Schema of one row, as shipped in `data/manifest.schema.json`."""
+    file = resources.files("precise_shield.data").joinpath("manifest.schema.json")
+    return file.read_text(encoding="utf-8")
 
 
 def finish(
@@ -115,9 +125,9 @@ def _report(path: Path, problems: list[Problem]) -> str:
 
 
 def _scan(path: Path, max_pixels: int) -> tuple[list[Example], list[Problem]]:
-    readers = {".jsonl": _jsonl, ".csv": _csv}
-    if path.suffix.lower() not in readers:
-        return [], [Problem(None, f"{path.name!r} ends in neither .jsonl nor .csv")]
+    reader = READERS.get(path.suffix.lower())
+    if reader is None:
+        return [], [Problem(None, f"{path.name!r} ends in none of {', '.join(READERS)}")]
     try:
         data = path.read_bytes()
         folder = path.parent.resolve()
@@ -126,71 +136,12 @@ def _scan(path: Path, max_pixels: int) -> tuple[list[Example], list[Problem]]:
     rules = _Rules(folder, max_pixels)
     examples: list[Example] = []
     problems: list[Problem] = []
-    for number, row in readers[path.suffix.lower()](data):
+    for number, row in reader(data, REQUIRED):
         found = [row] if isinstance(row, str) else rules.broken_by(row)
         problems.extend(Problem(number, message) for message in found)
         if not found and not isinstance(row, str):
             examples.append(rules.accept(row))
     return examples, problems
-
-
-def _jsonl(data: bytes) -> Iterator[tuple[int | None, Values | str]]:
-    """Yield each line's number with its values, or with a sentence if it has none."""
-    for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line.decode("utf-8"), object_pairs_hook=_once)
-        except UnicodeDecodeError as error:
-            yield number, f"is not UTF-8 ({error.reason} at byte {error.start})"
-        except (ValueError, RecursionError) as error:
-            yield number, f"is no JSON object ({error})"
-        else:
-            yield number, row if isinstance(row, dict) else "is no JSON object"
-
-
-def _once(pairs: list[tuple[str, Any]]) -> Values:
-    row = dict(pairs)
-    if len(row) < len(pairs):
-        raise ValueError("a field is given twice")
-    return row
-
-
-def _csv(data: bytes) -> Iterator[tuple[int | None, Values | str]]:
-    """Yield each record's number with its values; the header is record 1."""
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        yield None, f"is not UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8."
-        return
-    records = csv.reader(StringIO(text, newline=""), strict=True)
-    header: list[str] | None = None
-    number = 0
-    while True:
-        number += 1
-        try:
-            record = next(records, None)
-        except csv.Error as error:
-            yield None, f"record {number} breaks the CSV format ({error}); nothing after it is read"
-            return
-        if record is None:
-            return
-        if header is None:
-            header = record
-            if problem := _bad_header(header):
-                yield None, problem
-                return
-        elif record and len(record) != len(header):
-            yield number, f"has {len(record)} fields, the header {len(header)}"
-        elif record:
-            yield number, {key: value for key, value in zip(header, record, strict=True) if value}
-
-
-def _bad_header(header: list[str]) -> str | None:
-    if len(set(header)) < len(header):
-        return "the header names a column twice"
-    missing = [name for name in REQUIRED if name not in header]
-    return f"the header lacks {', '.join(missing)}" if missing else None
 
 
 class _Rules:
@@ -239,13 +190,7 @@ class _Rules:
 
     def _picture_problem(self, name: str) -> str | None:
         try:
-            target = (self.folder / name).resolve()
-        except (OSError, ValueError, RuntimeError) as error:
-            return f"image {name!r} is no path ({error})"
-        if Path(name).is_absolute() or "\\" in name or not target.is_relative_to(self.folder):
-            return f"image {name!r} leads out of the manifest's folder; give a path inside, with /"
-        try:
-            open_image(target, self.max_pixels)
+            open_image(inside(self.folder, name), self.max_pixels)
         except DataError as error:
             return str(error)
         return None

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from jinja2 import TemplateError
-from PIL import Image, ImageOps
+from PIL import Image
 
 from precise_shield.core.errors import DataError, LoadingError
+from precise_shield.core.images import open_image
 from precise_shield.core.records import Example
 from precise_shield.models.loading import LoadedModel
 
 Message = dict[str, Any]
 
-PIXEL_LIMIT = 64_000_000
-_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 _FIXED: dict[str, Any] = {"date_string": "01 Jan 2026", "enable_thinking": False}
 """Template variables: no prompt depends on today's date, no answer starts with hidden thoughts."""
 
@@ -146,22 +144,11 @@ def picture(example: Example) -> Image.Image:
     """
     assert example.image is not None
     try:
-        return _open(Path(example.image))
+        return _open(example.image)
     except DataError as error:
         raise DataError(f"example {example.id!r}: {error}") from None
 
 
 @lru_cache(maxsize=64)
-def _open(path: Path) -> Image.Image:
-    try:
-        with Image.open(path, formats=_FORMATS) as file:
-            width, height = file.size
-            if width * height > PIXEL_LIMIT:
-                raise DataError(
-                    f"{path} has {width} x {height} pixels, over {PIXEL_LIMIT:,}; scale it down."
-                )
-            return ImageOps.exif_transpose(file).convert("RGB")
-    except FileNotFoundError:
-        raise DataError(f"the picture {path} does not exist.") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"the picture {path} cannot be read ({error}).") from None
+def _open(path: str) -> Image.Image:
+    return open_image(path)

@@ -16,9 +16,10 @@ from precise_shield import __version__
 from precise_shield.core.errors import ConfigError, DataError, EmptyCellError
 from precise_shield.core.records import Example, Modality, Response, Split
 from precise_shield.core.store import RunStore, Stage
-from precise_shield.core.summary import StageCost
+from precise_shield.core.summary import OverlapCount, StageCost
 from precise_shield.data.contrast import check_splits, fingerprint
 from precise_shield.data.manifest import Loaded, Problem
+from precise_shield.data.overlap import counted, find_overlaps, sentence
 from precise_shield.data.refusals import with_targets
 from precise_shield.data.sources import SourceOptions, load_source
 from precise_shield.models.bind import BoundModel, bind
@@ -39,6 +40,8 @@ class Run:
     reporter: Reporter = field(default_factory=Reporter)
     costs: list[StageCost] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    overlaps: list[OverlapCount] = field(default_factory=list)
+    """Requests that are in two splits; known once `data` was read."""
     dropped_rows: int = 0
     """Rows of all sources that were left out by `data.on_bad_row: skip`."""
 
@@ -81,8 +84,9 @@ class Run:
                 f"none of {len(examples)} examples is in languages {section.languages} and"
                 f" modalities {section.modalities}; widen data.languages or data.modalities."
             )
-        for twin in check_splits(kept):
-            self.warnings.append(f"{twin.first} and {twin.second} ask the same in two splits")
+        check_splits(kept)
+        self.overlaps = counted(find_overlaps(kept, section.overlap_threshold), kept)
+        self.warnings += map(sentence, self.overlaps)
         openers = section.benign_targets == "opener"
         return Loaded(with_targets(kept, benign_openers=openers), dropped)
 

@@ -12,6 +12,7 @@ import torch
 from precise_shield import __version__
 from precise_shield.core.summary import (
     DataFacts,
+    DataNotes,
     ModelFacts,
     NeuronFacts,
     Summary,
@@ -44,6 +45,7 @@ def summarise(
         rule=RULES[config.evaluate.rule].meaning,
         model=_model(run, atlas),
         data=_data(run, found),
+        data_notes=DataNotes(overlaps=run.overlaps),
         conditions=found.conditions,
         rates=found.rates,
         differences=found.differences,

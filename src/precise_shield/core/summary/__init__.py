@@ -17,6 +17,10 @@ from precise_shield.core.summary.confidence import (
     SetConfidence,
     Spread,
 )
+from precise_shield.core.summary.data import (
+    DataNotes,
+    OverlapCount,
+)
 from precise_shield.core.summary.judging import AgreementRow, JudgeFacts, Judging
 from precise_shield.core.summary.neurons import (
     CurvePoint,
@@ -57,6 +61,7 @@ __all__ = [
     "Confidence",
     "CurvePoint",
     "DataFacts",
+    "DataNotes",
     "DifferenceRow",
     "GapRow",
     "JudgeFacts",
@@ -65,6 +70,7 @@ __all__ = [
     "ModelFacts",
     "NeuronFacts",
     "Overlap",
+    "OverlapCount",
     "Part",
     "RateRow",
     "Readout",
@@ -94,6 +100,7 @@ class Summary(Part):
     """Which verdict labels count as a hit of the attack."""
     model: ModelFacts
     data: DataFacts
+    data_notes: DataNotes = DataNotes()
     conditions: list[Condition]
     rates: list[RateRow]
     differences: list[DifferenceRow]

@@ -41,5 +41,9 @@ class DataSection(Section):
     """Answers of benign probing and training rows that bring none: the model's own, or a neutral
     opener of about three tokens; `given` refuses such rows."""
 
+    overlap_threshold: float = Field(default=0.8, gt=0, le=1)
+    """Similarity (Jaccard, character n-grams) from which requests in two splits are reported as
+    nearly the same; 1 reports only those that are word for word."""
+
     benign_tokens: int = Field(default=48, gt=0)
     """Longest own answer."""

@@ -12,7 +12,7 @@ from PIL import Image
 
 from data.making import picture
 from precise_shield.core.errors import DataError
-from precise_shield.data.images import open_image
+from precise_shield.core.images import open_image
 
 
 def png_header(width, height):

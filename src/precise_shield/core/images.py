@@ -24,11 +24,31 @@ _BROKEN = (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, Typ
 """What Pillow's decoders raise on damaged files; `OSError` is the truncated one."""
 
 
-def open_image(path: Path | str, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def inside(folder: Path, name: str) -> Path:
+    """Resolve a picture's name, as a data file gives it, to a path within the data's folder.
+
+    Links are followed first, so that none can lead out either.
+
+    Raises:
+        DataError: the name is absolute, leads out of the folder, or is no path at all.
+    """
+    try:
+        target = (folder / name).resolve()
+        home = folder.resolve()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise DataError(f"image {name!r:.80} is no path ({error})") from error
+    if Path(name).is_absolute() or "\\" in name or not target.is_relative_to(home):
+        raise DataError(
+            f"image {name!r:.80} leads out of the data's folder; give a path inside, with /"
+        )
+    return target
+
+
+def open_image(path: Path | str, max_pixels: int | None = None) -> Image.Image:
     """Decode a picture to RGB, upright, transparent parts on white.
 
     The header is checked before a pixel is decoded, so a decompression bomb costs nothing.
-    Of an animation the first frame is taken.
+    Of an animation the first frame is taken. `max_pixels` defaults to `MAX_PIXELS`.
 
     Raises:
         DataError: no regular file, too large, a format not in `FORMATS`, or damaged.
@@ -42,7 +62,7 @@ def open_image(path: Path | str, max_pixels: int = MAX_PIXELS) -> Image.Image:
             raise DataError(f"picture {path} has {size} bytes, more than {MAX_BYTES}. Shrink it.")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            return _decode(path, max_pixels)
+            return _decode(path, MAX_PIXELS if max_pixels is None else max_pixels)
     except Image.DecompressionBombError as error:
         raise DataError(f"picture {path} is a decompression bomb ({error}).") from error
     except (*_BROKEN, OverflowError, struct.error, zlib.error) as error:

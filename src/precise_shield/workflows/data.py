@@ -1,0 +1,62 @@
+"""Looking at data before a run does."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from precise_shield.core.errors import DataError
+from precise_shield.core.records import Example
+from precise_shield.core.summary import OverlapCount
+from precise_shield.data.contrast import check_splits
+from precise_shield.data.manifest import Problem, examine
+from precise_shield.data.overlap import counted, find_overlaps, sentence
+
+
+@dataclass(frozen=True)
+class DataCheck:
+    """What is wrong with manifests, and what should be known of them."""
+
+    counts: dict[str, int]
+    """Good rows by `split/harm`."""
+
+    problems: list[tuple[Path, Problem]]
+    overlaps: list[OverlapCount]
+
+    def lines(self) -> list[str]:
+        """As a person reads it."""
+        lines = [f"{path}: {problem}" for path, problem in self.problems]
+        lines += [f"warning: {sentence(each)}" for each in self.overlaps]
+        rows = ", ".join(f"{key} {number}" for key, number in self.counts.items())
+        return [*lines, f"{len(self.problems)} problems; good rows: {rows or 'none'}"]
+
+    def plain(self) -> dict[str, Any]:
+        """As a program reads it."""
+        return {
+            "counts": self.counts,
+            "problems": [
+                {"file": str(path), "row": problem.row, "message": problem.message}
+                for path, problem in self.problems
+            ],
+            "overlaps": [each.model_dump() for each in self.overlaps],
+        }
+
+
+def check(paths: Sequence[Path], threshold: float) -> DataCheck:
+    """Check manifests one by one and together: problems of rows, cut groups, repeated requests."""
+    examples: list[Example] = []
+    problems: list[tuple[Path, Problem]] = []
+    for path in paths:
+        found = examine(path)
+        examples += found.examples
+        problems += [(path, problem) for problem in found.dropped]
+    try:
+        check_splits(examples)
+    except DataError as error:  # only between files: within one, each row was checked
+        problems.append((paths[-1], Problem(None, str(error))))
+    counts = Counter(f"{row.split}/{row.harm}" for row in examples)
+    overlaps = counted(find_overlaps(examples, threshold), examples)
+    return DataCheck(dict(sorted(counts.items())), problems, overlaps)
