@@ -21,6 +21,11 @@ from precise_shield.core.summary.data import (
     DataNotes,
     OverlapCount,
 )
+from precise_shield.core.summary.gate import (
+    GateFacts,
+    SearchFacts,
+    Standing,
+)
 from precise_shield.core.summary.judging import AgreementRow, JudgeFacts, Judging
 from precise_shield.core.summary.neurons import (
     CurvePoint,
@@ -64,6 +69,7 @@ __all__ = [
     "DataNotes",
     "DifferenceRow",
     "GapRow",
+    "GateFacts",
     "JudgeFacts",
     "Judging",
     "Measure",
@@ -77,11 +83,13 @@ __all__ = [
     "Receipt",
     "Sample",
     "ScoreAgreement",
+    "SearchFacts",
     "SetConfidence",
     "SetFacts",
     "Sharing",
     "Spread",
     "StageCost",
+    "Standing",
     "Summary",
     "Verification",
 ]
@@ -115,4 +123,8 @@ class Summary(Part):
     seeds: dict[str, int]
     versions: dict[str, str]
     warnings: list[str] = Field(default_factory=list)
+    gate: list[GateFacts] = Field(default_factory=list)
+    """Every exportable alignment against the stated limits, on validation data."""
+    search: SearchFacts | None = None
+    """Every arm's validation search, where one was configured."""
     config: dict[str, object]
