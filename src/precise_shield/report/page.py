@@ -18,7 +18,6 @@ from precise_shield.core.store import readable_errors, write_whole
 from precise_shield.core.summary import Condition, ConditionKind, Summary
 from precise_shield.report.anatomy import (
     curve_figure,
-    depth_figure,
     sets_table,
     weights_figure,
 )
@@ -42,6 +41,7 @@ from precise_shield.report.judging import judging_tables
 from precise_shield.report.markdown import render_markdown
 from precise_shield.report.overlap import modality_figure, overlap_figure
 from precise_shield.report.palette import palette_css
+from precise_shield.report.profile import counts_figure, private_figure, profile_figure
 from precise_shield.report.samples import shown_samples
 from precise_shield.report.standalone import standalone
 from precise_shield.report.sureness import sureness_figures
@@ -98,9 +98,11 @@ def figures_of(summary: Summary) -> Figures:
         _present([weights_figure(view)]),
         _present(
             [
-                depth_figure(view),
+                profile_figure(view),
+                counts_figure(view),
                 overlap_figure(view),
                 modality_figure(view),
+                private_figure(view),
                 curve_figure(view),
                 *sureness_figures(view),
                 _maps(view, ("zero_shot",), "transfer"),

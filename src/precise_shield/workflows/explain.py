@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from precise_shield.analyse.overlap import Null, overlaps, sharing
+from precise_shield.analyse.profile import profile
 from precise_shield.core.masks import Masks
 from precise_shield.core.rates import or_null
 from precise_shield.core.sites import NeuronSet, Site
@@ -81,6 +82,9 @@ def _facts(run: Run, atlas: Atlas, stats: Stats, stage: Stage) -> NeuronFacts:
         ],
         curve=[_point(run, atlas, stats, p) for p in _swept(run, atlas)],
         confidence=confidence(run, atlas, stats, null, half, stage),
+        profile=profile(
+            atlas.places, atlas.sets, atlas.widths, null, shared, section.high_resource
+        ),
     )
 
 

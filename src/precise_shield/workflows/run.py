@@ -15,7 +15,7 @@ from precise_shield.workflows.config import commented
 from precise_shield.workflows.context import Run
 from precise_shield.workflows.evaluate import evaluate
 from precise_shield.workflows.explain import explain
-from precise_shield.workflows.gate import gates
+from precise_shield.workflows.explained import explained
 from precise_shield.workflows.identify import identify
 from precise_shield.workflows.judges import names_of
 from precise_shield.workflows.summarise import summarise
@@ -32,9 +32,8 @@ def run_all(run: Run) -> Summary:
     verified = verify(run)
     arms = align(run)
     found = evaluate(run)
-    held = gates(run, arms)
-    summary = summarise(run, atlas, facts, verified, arms, found)
-    summary = summary.model_copy(update={"gate": held})
+    more = explained(run, atlas, found)
+    summary = summarise(run, atlas, facts, verified, arms, found, more)
     run.store.write_text("summary.json", summary.model_dump_json(indent=1) + "\n")
     write_pages(run.folder)
     return summary

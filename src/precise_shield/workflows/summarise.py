@@ -13,6 +13,7 @@ from precise_shield import __version__
 from precise_shield.core.summary import (
     DataFacts,
     DataNotes,
+    Explained,
     ModelFacts,
     NeuronFacts,
     Summary,
@@ -22,6 +23,7 @@ from precise_shield.data.contrast import fingerprint
 from precise_shield.evaluate.rules import RULES
 from precise_shield.workflows.arms import Arm
 from precise_shield.workflows.claims import claims
+from precise_shield.workflows.claims_explained import explained_claims
 from precise_shield.workflows.context import Run
 from precise_shield.workflows.evaluate import Evaluation, samples
 from precise_shield.workflows.identify import Atlas
@@ -34,6 +36,7 @@ def summarise(
     verified: Verification,
     arms: list[Arm],
     found: Evaluation,
+    explained: Explained,
 ) -> Summary:
     """Everything the run measured, in the form that the report reads and `summary.json` keeps."""
     config = run.config
@@ -54,7 +57,8 @@ def summarise(
         neurons=facts,
         verification=verified.model_copy(update={"benign_kl": drift}),
         receipts=[arm.receipt for arm in arms],
-        claims=claims(config, found, facts, verified),
+        explained=explained,
+        claims=[*claims(config, found, facts, verified), *explained_claims(facts, explained)],
         costs=run.costs,
         samples=samples(run, found),
         seeds={"seed": config.seed},

@@ -21,10 +21,9 @@ from precise_shield.core.summary.data import (
     DataNotes,
     OverlapCount,
 )
-from precise_shield.core.summary.gate import (
-    GateFacts,
-    SearchFacts,
-    Standing,
+from precise_shield.core.summary.explained import (
+    Explained,
+    Profile,
 )
 from precise_shield.core.summary.judging import AgreementRow, JudgeFacts, Judging
 from precise_shield.core.summary.neurons import (
@@ -68,8 +67,8 @@ __all__ = [
     "DataFacts",
     "DataNotes",
     "DifferenceRow",
+    "Explained",
     "GapRow",
-    "GateFacts",
     "JudgeFacts",
     "Judging",
     "Measure",
@@ -78,18 +77,17 @@ __all__ = [
     "Overlap",
     "OverlapCount",
     "Part",
+    "Profile",
     "RateRow",
     "Readout",
     "Receipt",
     "Sample",
     "ScoreAgreement",
-    "SearchFacts",
     "SetConfidence",
     "SetFacts",
     "Sharing",
     "Spread",
     "StageCost",
-    "Standing",
     "Summary",
     "Verification",
 ]
@@ -115,6 +113,8 @@ class Summary(Part):
     gaps: list[GapRow] = Field(default_factory=list)
     judging: Judging | None = None
     neurons: NeuronFacts
+    explained: Explained = Field(default_factory=Explained)
+    """What goes with the counts, and what the model can tell apart."""
     verification: Verification | None
     receipts: list[Receipt]
     claims: list[Claim]
@@ -123,8 +123,4 @@ class Summary(Part):
     seeds: dict[str, int]
     versions: dict[str, str]
     warnings: list[str] = Field(default_factory=list)
-    gate: list[GateFacts] = Field(default_factory=list)
-    """Every exportable alignment against the stated limits, on validation data."""
-    search: SearchFacts | None = None
-    """Every arm's validation search, where one was configured."""
     config: dict[str, object]

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from precise_shield.core.summary.base import Part
 from precise_shield.core.summary.confidence import Confidence
+from precise_shield.core.summary.explained import Profile
 
 
 class SetFacts(Part):
@@ -72,3 +73,5 @@ class NeuronFacts(Part):
     """The chosen set at every p of the sweep."""
     confidence: Confidence | None = None
     """How sure each set is; null in summaries of runs that did not measure it."""
+    profile: Profile | None = None
+    """Depth, privacy and neighbours of the cells' sets."""

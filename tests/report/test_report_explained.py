@@ -1,0 +1,54 @@
+"""What explains the sets is drawn beside its chance level, with the same numbers in a table."""
+
+from __future__ import annotations
+
+from precise_shield.core.summary import Summary
+from precise_shield.report.page import figures_of, render_html
+from report.explained_fixture import explained_summary
+from report.fixture import realistic
+
+
+def figure(name: str, summary: Summary | None = None):
+    found = figures_of(summary or explained_summary()).all
+    return next((each for each in found if each.name == name), None)
+
+
+def test_depth_has_the_shuffled_level_beside_both_groups() -> None:
+    it = figure("depth")
+    assert it is not None
+    assert [kind for kind, _ in it.legend] == ["aligned", "zero", "random"]
+    assert "labels shuffled" in it.panels[0].svg
+    assert it.panels[-1].title.startswith("chosen set")
+    assert it.table.columns[-1] == "labels shuffled"
+    assert "45 relabellings" in it.table.note
+    plain = figure("depth", realistic())  # a run without a profile still has the plain figure
+    assert plain is not None
+    assert "labels shuffled" not in plain.panels[0].svg
+
+
+def test_private_and_shared_parts_stand_beside_shuffled_labels() -> None:
+    it = figure("private")
+    assert it is not None
+    assert len(it.panels) == 3
+    assert len(it.table.rows) == 30
+    assert "private, shuffled: 60.0%" in it.panels[0].svg
+    assert "+40 points" in it.table.rows[0][-1].text
+    assert figure("private", realistic()) is None
+
+
+def test_each_language_is_a_point_and_r_has_its_exact_p() -> None:
+    it = figure("counts")
+    assert it is not None
+    tests = {t.modality: t for t in explained_summary().explained.counts if t.among == "all"}
+    assert f"p = {tests['text'].p_value:.3f}" in it.panels[0].title
+    assert len(tests["text"].languages) == 10
+    for language in tests["text"].languages:
+        assert f">{language}</text>" in it.panels[0].svg
+    assert "3,628,800 (all)" in {row[8].text for row in it.table.rows}
+    assert figure("counts", realistic()) is None
+
+
+def test_the_page_has_them_all() -> None:
+    page = render_html(explained_summary())
+    for name in ("depth", "private", "counts"):
+        assert f'<figure id="{name}">' in page
