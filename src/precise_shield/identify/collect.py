@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple, cast, get_args
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -24,10 +24,12 @@ from precise_shield.core.sites import Site
 from precise_shield.models.bind import BoundModel
 from precise_shield.models.taps import tapped
 
-Position = Literal["response_mean", "last_prompt", "prompt_mean", "image_mean"]
+Position = Literal["response_mean", "first_decision", "last_prompt", "prompt_mean", "image_mean"]
 """Where an example's activations are read. `response_mean`: mean over the positions that predict
-the response's tokens. `last_prompt`: the one that predicts its first token. `prompt_mean` and
-`image_mean`: mean over the prompt's and the picture's own tokens."""
+the response's tokens. `first_decision`: the one that predicts its first token, the last of the
+template's opening of the answer. `last_prompt`: the last token of the user's own words, before the
+template closes the turn. `prompt_mean` and `image_mean`: mean over all of the prompt's tokens,
+template and picture included, and over the picture's alone."""
 
 POSITIONS: tuple[Position, ...] = get_args(Position)
 SCHEMA_VERSION = 2
@@ -56,12 +58,14 @@ class Stats:
 
     Shapes: `norms[site]` is `[width]`, the L2 norm of each unit's down-projection column.
         `moments[place]` has a fold for each cell and fold of the groups: fold f of the i-th
-        cell is its fold `i * FOLDS + f`.
+        cell is its fold `i * n + f`, n being 16, or 1 at a position that is not `folded`.
     """
 
     norms: dict[Site, Float[Tensor, " width"]]
     cells: tuple[Cell, ...]
     moments: dict[Place, Moments] = field(default_factory=dict)
+    folded: frozenset[Position] = frozenset(POSITIONS)
+    """Positions that keep the folds which bootstrap, halves and shuffled labels need."""
 
     def at(
         self, site: Site, cell: Cell, position: Position, quantity: str = "activation"
@@ -78,8 +82,9 @@ class Stats:
                 f" {', '.join(map(str, self.moments)) or 'nothing'} in"
                 f" {', '.join(map(str, self.cells))}."
             )
-        start = self.cells.index(cell) * FOLDS
-        return self.moments[place].part(start, start + FOLDS)
+        folds = self.moments[place].folds // len(self.cells)
+        start = self.cells.index(cell) * folds
+        return self.moments[place].part(start, start + folds)
 
     def merge(self, other: Stats) -> None:
         """Absorb another shard's or another quantity's statistics of the same cells.
@@ -93,7 +98,8 @@ class Stats:
 
     def _moments(self, place: Place) -> Moments:
         if place not in self.moments:
-            self.moments[place] = Moments(len(self.norms[place.site]), FOLDS * len(self.cells))
+            folds = FOLDS if place.position in self.folded else 1
+            self.moments[place] = Moments(len(self.norms[place.site]), folds * len(self.cells))
         return self.moments[place]
 
     def fold_in(
@@ -104,21 +110,29 @@ class Stats:
         folds: Int[Tensor, " rows"],
     ) -> None:
         """Add one row an example; `cells` are indices into `self.cells`."""
-        self._moments(place).update(rows, cells * FOLDS + folds)
+        moments = self._moments(place)
+        count = moments.folds // len(self.cells)
+        moments.update(rows, cells * count + folds % count)
 
     def bytes(self) -> int:
         """Size of the state in memory; it depends on cells and units, never on prompts."""
         return sum(4 * 8 * m.folds * m.width for m in self.moments.values())
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path, progress: Mapping[str, object] | None = None) -> None:
         """Write as safetensors: `norm|<site>` and `<site>|<position>|<quantity>|<field>`.
 
-        Fields are those of `Moments`, `[cells x 16, width]`; the metadata names the cells.
+        Fields are those of `Moments`, `[cells x folds, width]`; the metadata names the cells, and
+        keeps the `progress` of a pass that is not through. The file is there whole or not at all.
         """
         tensors = {f"norm|{site}": norm.contiguous() for site, norm in self.norms.items()}
         for place, moments in self.moments.items():
             tensors |= {f"{place}|{name}": getattr(moments, name) for name in FIELDS}
-        header = {"stats": SCHEMA_VERSION, "cells": list(map(str, self.cells))}
+        header = {
+            "stats": SCHEMA_VERSION,
+            "cells": list(map(str, self.cells)),
+            "folded": sorted(self.folded),
+            "progress": None if progress is None else dict(progress),
+        }
         partial = path.with_name(path.name + ".partial")
         save_file(tensors, partial, metadata={"schema": json.dumps(header)})
         partial.replace(path)
@@ -130,23 +144,43 @@ class Stats:
         Raises:
             StoreError: the file is missing, damaged, or of another schema.
         """
-        try:
-            with safe_open(path, framework="pt") as file:
-                schema = json.loads((file.metadata() or {}).get("schema", "{}"))
-                if schema.get("stats") not in {1, SCHEMA_VERSION}:
-                    raise StoreError(
-                        f"{path} has schema {schema}, expected stats 1 or {SCHEMA_VERSION}."
-                    )
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            raise StoreError(f"{path} cannot be read as statistics ({error}).") from error
-        stats = cls({}, tuple(Cell.parse(cell) for cell in schema["cells"]))
+        schema, tensors = _read(path)
+        folded: Iterable[Position] = schema.get("folded", POSITIONS)
+        stats = cls({}, tuple(map(Cell.parse, schema["cells"])), folded=frozenset(folded))
         for name in [name for name in tensors if name.startswith("norm|")]:
             stats.norms[Site.parse(name.removeprefix("norm|"))] = tensors.pop(name)
         for name, tensor in tensors.items():
             place, _, part = name.rpartition("|")
             setattr(stats._moments(Place.parse(place)), part, tensor)
         return stats
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            schema = json.loads((file.metadata() or {}).get("schema", "{}"))
+            if schema.get("stats") not in {1, SCHEMA_VERSION}:
+                raise StoreError(
+                    f"{path} has schema {schema}, expected stats 1 or {SCHEMA_VERSION}."
+                )
+            return schema, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise StoreError(f"{path} cannot be read as statistics ({error}).") from error
+
+
+def progress_of(path: Path) -> dict[str, Any] | None:
+    """How far the pass had come that wrote this file; None when it was through.
+
+    Raises:
+        StoreError: the file is no statistics file.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            schema = json.loads((file.metadata() or {}).get("schema", "{}"))
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise StoreError(f"{path} cannot be read as statistics ({error}).") from error
+    progress: dict[str, Any] | None = schema.get("progress")
+    return progress
 
 
 @dataclass(frozen=True)
@@ -225,26 +259,38 @@ def collect(
         NumericError: a value is NaN or infinite.
         DataError: an example has no token at a wanted position, or is in none of `cells`.
     """
-    norms = {site: spot.column_norms() for site, spot in bound.sites.items()}
-    stats = Stats(norms, tuple(sorted(cells)))
-    number = {cell: i for i, cell in enumerate(stats.cells)}
+    stats = empty(bound, cells)
     for batch in batches:
-        _check(batch, number)
-        where = torch.tensor([number[cell] for cell in batch.cells])
-
-        def emit(
-            site: Site,
-            position: Position,
-            rows: Tensor,
-            where: Tensor = where,
-            folds: Tensor = batch.folds,
-        ) -> None:
-            stats.fold_in(Place(site, position, quantity.name), rows, where, folds)
-
-        quantity.read(bound, batch, emit)
+        step(bound, stats, batch, quantity)
         if on_batch is not None:
             on_batch(len(batch.cells))
     return stats
+
+
+def empty(
+    bound: BoundModel, cells: Iterable[Cell], folded: Iterable[Position] = POSITIONS
+) -> Stats:
+    """Statistics of a model before anything was read."""
+    norms = {site: spot.column_norms() for site, spot in bound.sites.items()}
+    return Stats(norms, tuple(sorted(cells)), folded=frozenset(folded))
+
+
+def step(bound: BoundModel, stats: Stats, batch: Batch, quantity: Quantity = ACTIVATION) -> None:
+    """Read one batch; the statistics change when its pass is through, or not at all.
+
+    So a batch that ran out of memory half-way can be cut and tried again without counting twice.
+    """
+    number = {cell: i for i, cell in enumerate(stats.cells)}
+    _check(batch, number)
+    where = torch.tensor([number[cell] for cell in batch.cells])
+    read: list[tuple[Place, Tensor]] = []
+
+    def emit(site: Site, position: Position, rows: Tensor) -> None:
+        read.append((Place(site, position, quantity.name), rows.detach()))
+
+    quantity.read(bound, batch, emit)
+    for place, rows in read:
+        stats.fold_in(place, rows, where, batch.folds)
 
 
 def _check(batch: Batch, known: Mapping[Cell, int]) -> None:
@@ -260,6 +306,14 @@ def _check(batch: Batch, known: Mapping[Cell, int]) -> None:
         raise DataError(f"cell {min(strange)} was not announced before collecting.")
 
 
-def state_bytes(bound: BoundModel, cells: int, positions: int) -> int:
-    """How large the statistics of one quantity will be in memory, before anything runs."""
-    return sum(4 * 8 * FOLDS * spot.width for spot in bound.sites.values()) * cells * positions
+def state_bytes(bound: BoundModel, cells: int, positions: int, unfolded: int = 0) -> int:
+    """How large the statistics of one quantity will be in memory, before anything runs.
+
+    Args:
+        bound: the model and its sites.
+        cells: language x modality x harm.
+        positions: those that keep folds.
+        unfolded: those that do not.
+    """
+    width = sum(spot.width for spot in bound.sites.values())
+    return 4 * 8 * width * cells * (FOLDS * positions + unfolded)

@@ -9,16 +9,28 @@ import torch
 from precise_shield.core.errors import UserError
 
 
-def backing_off(parts: Iterable[list[int]], work: Callable[[list[int]], None]) -> None:
+def backing_off(
+    parts: Iterable[list[int]],
+    work: Callable[[list[int]], None],
+    *,
+    fits: int | None = None,
+    after: Callable[[int | None], None] | None = None,
+) -> None:
     """Call `work` on each part; a part that does not fit memory is halved and tried again.
 
     `work` must leave nothing behind when it fails. Later parts are cut to the size that
     was found to fit.
 
+    Args:
+        parts: indices of examples.
+        work: what to do with them.
+        fits: most items at a time, from an earlier call; None for as many as a part has.
+        after: called with what fits once a part is done; giving that back as `fits` makes a
+            later call cut the remaining parts as this one would have done.
+
     Raises:
         UserError: one item alone does not fit.
     """
-    fits: int | None = None
     for part in parts:
         waiting = [part]
         while waiting:
@@ -29,6 +41,8 @@ def backing_off(parts: Iterable[list[int]], work: Callable[[list[int]], None]) -
             if not _fitted(now, work):
                 fits = len(now) // 2
                 waiting.insert(0, now)
+        if after is not None:
+            after(fits)
 
 
 def _fitted(part: list[int], work: Callable[[list[int]], None]) -> bool:
@@ -45,3 +59,24 @@ def _fitted(part: list[int], work: Callable[[list[int]], None]) -> bool:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return False
+
+
+def largest_fitting(attempt: Callable[[int], None], start: int, limit: int) -> int:
+    """The largest size that runs, found by doing the real thing with doubling sizes.
+
+    Args:
+        attempt: runs the step with so many items, the most demanding ones; leaves nothing behind.
+        start: the size to try first; where even that does not fit it is halved.
+        limit: the size to stop at.
+
+    Raises:
+        UserError: one item alone does not fit.
+    """
+    size = min(start, limit)
+    while not _fitted(list(range(size)), lambda part: attempt(len(part))):
+        size //= 2
+    while size < limit and _fitted(
+        list(range(min(2 * size, limit))), lambda part: attempt(len(part))
+    ):
+        size = min(2 * size, limit)
+    return size

@@ -9,8 +9,9 @@ from torch import Tensor
 from precise_shield.core.controls import matched_random
 from precise_shield.core.sites import NeuronSet, Site
 from precise_shield.identify.collect import Stats
+from precise_shield.workflows.collecting import collect_stats
 from precise_shield.workflows.context import Run
-from precise_shield.workflows.identify import Atlas, collect_stats
+from precise_shield.workflows.identify import Atlas
 
 
 def features(run: Run) -> dict[Site, Float[Tensor, "width k"]]:
@@ -24,7 +25,8 @@ def features(run: Run) -> dict[Site, Float[Tensor, "width k"]]:
     position = run.config.identify.position
     rows = {}
     for site, norms in stats.norms.items():
-        seen = [stats.at(site, cell, position).pooled().magnitude for cell in benign]
+        here = [stats.at(site, cell, position) for cell in benign]
+        seen = [moments.pooled().magnitude for moments in here if moments.count.any()]
         rows[site] = torch.stack([norms.clamp(min=1e-12).log(), torch.stack(seen).mean(0)], dim=1)
     return rows
 

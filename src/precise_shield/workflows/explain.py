@@ -14,9 +14,10 @@ from precise_shield.core.summary import CurvePoint, NeuronFacts, Overlap, SetFac
 from precise_shield.identify.collect import Stats
 from precise_shield.identify.select import Draws, evaluate
 from precise_shield.identify.stability import drawn_sets, halves, shuffled, split_half
+from precise_shield.workflows.collecting import collect_stats
 from precise_shield.workflows.confidence import confidence
 from precise_shield.workflows.context import Run
-from precise_shield.workflows.identify import Atlas, collect_stats, identify, select, selection
+from precise_shield.workflows.identify import UNSEEN, Atlas, identify, select, selection
 
 
 def explain(run: Run) -> NeuronFacts:
@@ -28,7 +29,7 @@ def explain(run: Run) -> NeuronFacts:
     section, collected = run.config.identify, collect_stats(run)
     made_by = {
         "collect": collected.key,
-        "identify": section.model_dump(exclude={"batch_size"}),
+        "identify": section.model_dump(exclude=UNSEEN),
         "seed": run.config.seed,
     }
     stage = run.store.stage("explain", made_by)

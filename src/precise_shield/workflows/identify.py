@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
-
-from precise_shield.core.records import HARMS, Cell, Example
+from precise_shield.core.errors import DataError
+from precise_shield.core.records import HARMS, Cell
 from precise_shield.core.sites import NeuronSet, Site
 from precise_shield.core.store import Stage
-from precise_shield.data.contrast import fold_of, require_cells
-from precise_shield.identify.collect import Batch, Position, Stats, collect, state_bytes
+from precise_shield.identify.collect import Stats
+from precise_shield.identify.scores import SCORES
 from precise_shield.identify.select import (
     Place,
     Selection,
@@ -21,8 +18,11 @@ from precise_shield.identify.select import (
     named_sets,
     require,
 )
-from precise_shield.models.encoding import Encoded, encode, plan
+from precise_shield.workflows.collecting import collect_stats
 from precise_shield.workflows.context import Run
+
+UNSEEN = {"batch_size", "checkpoint_seconds"}
+"""Settings that change no number."""
 
 
 @dataclass(frozen=True)
@@ -49,14 +49,14 @@ def identify(run: Run) -> Atlas:
     """
     collected = collect_stats(run)
     section = run.config.identify
-    made_by = {"collect": collected.key, "identify": section.model_dump(exclude={"batch_size"})}
+    made_by = {"collect": collected.key, "identify": section.model_dump(exclude=UNSEEN)}
     stage = run.store.stage("identify", made_by)
     with run.working(stage, "identify") as todo:
         if todo:
             stats = Stats.load(collected.path("stats.safetensors"))
             sets = select(stats, selection(run), section.anchor)
             sets[section.chosen] = require(section.chosen, evaluate(section.chosen, sets), sets)
-            stage.write_json("neurons.json", _to_json(sets, section.chosen, stats))
+            stage.write_json("neurons.json", _to_json(sets, section.chosen, stats, selection(run)))
     return read_atlas(stage)
 
 
@@ -68,13 +68,33 @@ def selection(run: Run, p: float | None = None) -> Selection:
 
 def select(stats: Stats, choice: Selection, anchor: str) -> dict[str, NeuronSet]:
     """Every named set of the data as they are."""
-    cells = {place: contrast(stats, place, choice).draw(0) for place in places_of(stats)}
+    there = places_of(stats, choice)
+    cells = {place: contrast(stats, place, choice).draw(0) for place in there}
     return named_sets(cells, anchor)
 
 
-def places_of(stats: Stats) -> list[Place]:
-    """Languages and modalities that were collected."""
-    return sorted({(cell.language, cell.modality) for cell in stats.cells})
+def places_of(stats: Stats, choice: Selection) -> list[Place]:
+    """Languages and modalities that have rows at the position chosen; text has no picture.
+
+    Raises:
+        DataError: none has.
+    """
+    site, quantity = min(stats.norms), SCORES[choice.score].quantity.name
+    places = sorted({(cell.language, cell.modality) for cell in stats.cells})
+    there = [
+        place
+        for place in places
+        if all(
+            stats.at(site, Cell(*place, harm), choice.position, quantity).count.any()
+            for harm in HARMS
+        )
+    ]
+    if not there:
+        raise DataError(
+            f"no language and modality has tokens at position {choice.position!r} for both"
+            " harmful and benign inputs; choose another identify.position."
+        )
+    return there
 
 
 def read_atlas(stage: Stage) -> Atlas:
@@ -88,72 +108,13 @@ def read_atlas(stage: Stage) -> Atlas:
     )
 
 
-def _to_json(sets: dict[str, NeuronSet], chosen: str, stats: Stats) -> dict[str, object]:
+def _to_json(
+    sets: dict[str, NeuronSet], chosen: str, stats: Stats, choice: Selection
+) -> dict[str, object]:
     return {
         "schema_version": 1,
         "chosen": chosen,
-        "places": places_of(stats),
+        "places": places_of(stats, choice),
         "widths": {str(site): len(norm) for site, norm in stats.norms.items()},
         "sets": {name: one.to_json() for name, one in sets.items()},
     }
-
-
-def collect_stats(run: Run) -> Stage:
-    """The streaming pass over the probing data; its statistics serve every score and p."""
-    examples = run.examples("probe")
-    cells = sorted({example.cell for example in examples})
-    paired = {(c.language, c.modality) for c in cells}
-    needed = [Cell(*place, harm) for place in sorted(paired) for harm in HARMS]
-    require_cells(examples, needed, 2)
-    positions = _positions(run)
-    made_by = run.made_by(examples, positions=positions)
-    stage = run.store.stage("collect", made_by)
-    with run.working(stage, f"collect activations of {len(examples)} probing examples") as todo:
-        if todo:
-            size = state_bytes(run.bound, len(cells), len(positions))
-            run.reporter.say(f"statistics take {size / 2**20:.0f} MiB, however many examples")
-            with run.reporter.bar("collect", len(examples)) as advance:
-                stats = collect(run.bound, cells, _passes(run, examples, positions), advance)
-            stage.path("stats.safetensors").parent.mkdir(parents=True, exist_ok=True)
-            stats.save(stage.path("stats.safetensors"))
-    return stage
-
-
-def _positions(run: Run) -> list[Position]:
-    return sorted({"response_mean", "last_prompt", run.config.identify.position})
-
-
-def _passes(run: Run, examples: list[Example], positions: list[Position]) -> Iterator[Batch]:
-    """Length-sorted batches, each ready to run through the backbone."""
-    loaded = run.loaded
-    responses = [example.target or "" for example in examples]
-    cap = _response_cap(run, examples)
-    for index in plan(loaded, examples, responses, run.config.identify.batch_size):
-        rows = [examples[i] for i in index]
-        encoded = encode(loaded, rows, [responses[i] for i in index])
-        yield Batch(
-            inputs=encoded.inputs,
-            labels=encoded.labels,
-            cells=[row.cell for row in rows],
-            folds=torch.tensor([fold_of(row.group) for row in rows]),
-            masks={position: _mask(encoded, position, cap) for position in positions},
-        )
-
-
-def _response_cap(run: Run, examples: list[Example]) -> int:
-    """Response positions that count: the shorter arm's median, so that both arms are cut alike."""
-    tokenizer = run.loaded.tokenizer
-    arms: dict[str, list[int]] = {"harmful": [], "benign": []}
-    for example in examples:
-        tokens = tokenizer(example.target or "", add_special_tokens=False)["input_ids"]
-        arms[example.harm].append(len(tokens))
-    return max(1, round(min(statistics.median(sizes) for sizes in arms.values())))
-
-
-def _mask(encoded: Encoded, position: Position, cap: int) -> torch.Tensor:
-    if position == "response_mean":
-        return encoded.predict_mask & (encoded.predict_mask.cumsum(1) <= cap)
-    if position == "last_prompt":
-        places = torch.arange(encoded.predict_mask.shape[1], device=encoded.predict_mask.device)
-        return places[None, :] == encoded.first_decision[:, None]
-    return encoded.image_mask if position == "image_mean" else encoded.prompt_mask

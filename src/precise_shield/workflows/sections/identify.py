@@ -8,13 +8,24 @@ from pydantic import Field
 
 from precise_shield.workflows.sections.base import Section
 
+Place = Literal["response_mean", "first_decision", "last_prompt", "prompt_mean", "image_mean"]
+
 
 class IdentifySection(Section):
     score: str = "precise_shield"
     """Importance of a neuron; `precise-shield list` shows them."""
 
-    position: Literal["response_mean", "last_prompt", "prompt_mean"] = "response_mean"
-    """Token position whose activations select."""
+    position: Place = "response_mean"
+    """Token position whose activations select: `response_mean` (the positions that predict the
+    response), `first_decision` (the one that predicts its first token), `last_prompt` (the last of
+    the user's own words), `prompt_mean` or `image_mean`."""
+
+    positions: list[Place] = ["response_mean", "last_prompt"]
+    """Positions to collect beside it, so that sets can be chosen there later."""
+
+    folded: Literal["all", "selecting"] = "all"
+    """Positions that keep 16 folds, which confidence needs: all, or the selecting one alone, which
+    takes a sixteenth of the memory for each of the others."""
 
     p: float = Field(default=0.03, gt=0, le=0.5)
     """Share of each layer in the top of either arm (Precise Shield, Eq. 7)."""
@@ -37,5 +48,9 @@ class IdentifySection(Section):
     bootstrap: int = Field(default=100, ge=0)
     """Draws of the folds with replacement, for the confidence of every set."""
 
-    batch_size: int = Field(default=64, gt=0)
-    """Examples a forward pass; halved when memory runs out."""
+    batch_size: int | None = Field(default=64, gt=0)
+    """Examples a forward pass; halved when memory runs out. Null finds the largest that fits, by
+    running the longest examples."""
+
+    checkpoint_seconds: float = Field(default=60, ge=0)
+    """How often an unfinished collection is saved, so that it can be taken up again."""
