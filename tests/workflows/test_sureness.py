@@ -2,7 +2,7 @@
 
 import json
 
-from precise_shield.core.sites import NeuronSet
+from precise_shield.workflows.identify import identify
 
 
 def test_every_set_of_a_run_has_its_confidence(finished):
@@ -23,9 +23,7 @@ def test_every_set_of_a_run_has_its_confidence(finished):
 def test_inclusion_is_kept_for_every_neuron_of_every_set(finished):
     run, summary = finished
     stored = json.loads(next(run.folder.glob("stages/explain/*/inclusion.json")).read_text())
-    atlas = json.loads(next(run.folder.glob("stages/identify/*/neurons.json")).read_text())
-    for name, units in atlas["sets"].items():
-        neurons = NeuronSet.from_json(units)
+    for name, neurons in identify(run).sets.items():
         shares = stored["sets"][name]
         assert {site: len(rows) for site, rows in shares.items()} == {
             str(site): count for site, count in neurons.counts().items()
