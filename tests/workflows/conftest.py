@@ -17,7 +17,8 @@ data:
   languages: [en, fr]
   benign_targets: given
 identify: {{p: 0.1, sweep: [0.2], chosen: all, draws: 20}}
-verify: {{random_sets: 5, per_cell: 2}}
+verify:
+  {{random_sets: 5, per_cell: 2, panel: 6, factors: [0, 1, 2], dose_sets: 2, equal_importance: 3}}
 align: {{epochs: 1, zero_shot: [{{name: text-to-image, modalities: [text]}}]}}
 evaluate: {{max_new_tokens: 4, batch_size: 64, samples: 6, kl_rows: 12}}
 """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from math import nan
 
@@ -101,7 +101,82 @@ def answer_logprobs(
     return [scores[i] for i in range(len(examples))]
 
 
+@dataclass(frozen=True)
+class Effects:
+    """What several states of a model make of the same given answers.
+
+    Shapes: `[states, examples]`, `tokens` `[examples]`; float64 on CPU.
+    """
+
+    logprob: Float[Tensor, "states examples"]
+    """Sum over the answer's tokens, in nats."""
+
+    likeliest: Float[Tensor, "states examples"]
+    """Share of the answer's tokens that are the likeliest at their place."""
+
+    kl: Float[Tensor, "states examples"]
+    """Mean over the tokens of `KL(first state ‖ this state)`, in nats."""
+
+    tokens: Float[Tensor, " examples"]
+
+    @property
+    def mean(self) -> Float[Tensor, "states examples"]:
+        """Log-probability a token, in nats."""
+        return self.logprob / self.tokens
+
+    @property
+    def perplexity(self) -> Float[Tensor, " states"]:
+        """Over all tokens of all answers."""
+        return (-self.logprob.sum(1) / self.tokens.sum()).exp()
+
+
 @torch.inference_mode()
+def answers_under(
+    loaded: LoadedModel,
+    examples: Sequence[Example],
+    responses: Sequence[str],
+    states: Sequence[State],
+    batch_size: int = 16,
+    skip: int = 0,
+) -> Effects:
+    """Read given answers in several states of the model, each batch encoded once.
+
+    Logits live for one batch and two states at a time, and only at the positions that
+    predict the answer.
+
+    Args:
+        loaded: the model; hooks that are on it stay on and belong to every state.
+        examples: prompts.
+        responses: one answer an example.
+        states: make the blocks in which the model is in each state; the first is the reference.
+        batch_size: most examples a forward pass.
+        skip: tokens at the start of each answer that are left out; the last one never is.
+    """
+    shape = (len(states), len(examples))
+    logprob, likeliest, kl = (torch.full(shape, nan, dtype=torch.float64) for _ in range(3))
+    tokens = torch.full((len(examples),), nan, dtype=torch.float64)
+
+    def work(part: list[int]) -> None:
+        batch = _answered(loaded, examples, responses, part)
+        first: Tensor | None = None
+        for number, state in enumerate(states):
+            with state():
+                logits, here, labels = _at_answers(loaded, batch)
+            first = logits if first is None else first
+            for i, row, base, keep, label in zip(part, logits, first, here, labels, strict=True):
+                at = keep.nonzero().flatten()
+                at = at[min(skip, len(at) - 1) :]
+                log_q, log_p = (each[at].double().log_softmax(-1) for each in (row, base))
+                said = label[at]
+                logprob[number, i] = log_q.gather(-1, said[:, None]).sum().cpu()
+                likeliest[number, i] = (log_q.argmax(-1) == said).double().mean().cpu()
+                kl[number, i] = (log_p.exp() * (log_p - log_q)).sum(-1).mean().cpu()
+                tokens[i] = len(at)
+
+    backing_off(plan(loaded, examples, responses, batch_size), work)
+    return Effects(logprob, likeliest, kl, tokens)
+
+
 def benign_kl(
     loaded: LoadedModel,
     examples: Sequence[Example],
@@ -111,33 +186,12 @@ def benign_kl(
 ) -> Float[Tensor, " examples"]:
     """Mean `KL(model now ‖ model in state)` over the tokens of each given answer.
 
-    Both states see the same prompt and answer. Logits live for one batch at a time, and
-    only at the positions that predict the answer.
-
-    Args:
-        loaded: the model; hooks that are on it stay on and belong to the base state.
-        examples: prompts.
-        responses: one answer an example.
-        state: makes the block in which the model is in the other state.
-        batch_size: most examples a forward pass.
+    Both states see the same prompt and answer.
 
     Returns:
         Nats a token, float64 on CPU, in the order of `examples`.
     """
-    divergence = torch.full((len(examples),), nan, dtype=torch.float64)
-
-    def work(part: list[int]) -> None:
-        batch = _answered(loaded, examples, responses, part)
-        base, here, _ = _at_answers(loaded, batch)
-        with state():
-            other, _, _ = _at_answers(loaded, batch)
-        for i, p, q, keep in zip(part, base, other, here, strict=True):
-            log_p = p[keep].double().log_softmax(-1)
-            log_q = q[keep].double().log_softmax(-1)
-            divergence[i] = (log_p.exp() * (log_p - log_q)).sum(-1).mean().cpu()
-
-    backing_off(plan(loaded, examples, responses, batch_size), work)
-    return divergence
+    return answers_under(loaded, examples, responses, [nullcontext, state], batch_size).kl[1]
 
 
 def _answered(

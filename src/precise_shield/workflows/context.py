@@ -126,10 +126,10 @@ class Run:
                 f"{len(lacking)} probing or training rows have no target, the first"
                 f" {lacking[0].id}; set data.benign_targets to self or opener."
             )
-        said = self._own_answers(lacking)
+        said = self.own_answers(lacking)
         return [replace(row, target=said[row.id]) if row.id in said else row for row in rows]
 
-    def _own_answers(self, rows: list[Example]) -> dict[str, str]:
+    def own_answers(self, rows: list[Example]) -> dict[str, str]:
         """What the model as it came answers: the benign arm of data that bring no answers."""
         limit = self.config.data.benign_tokens
         stage = self.store.stage("own-answers", self.made_by(rows, limit=limit))

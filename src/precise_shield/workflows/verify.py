@@ -11,69 +11,67 @@ from torch import Tensor
 
 from precise_shield.core.errors import EmptyCellError
 from precise_shield.core.records import Example
-from precise_shield.core.sites import NeuronSet
-from precise_shield.core.store import digest
-from precise_shield.core.summary import Readout, Verification
+from precise_shield.core.summary import Causal, Readout, Verification
 from precise_shield.evaluate.measures import holm
-from precise_shield.intervene.edits import intervening, suppress
-from precise_shield.models.likelihood import first_token_ids
-from precise_shield.models.readout import FirstTokenReadout
 from precise_shield.workflows.context import Run
-from precise_shield.workflows.controls import control, features
-from precise_shield.workflows.identify import identify
+from precise_shield.workflows.dose import dose_response, rivals, untouched
+from precise_shield.workflows.matrix import matrix
+from precise_shield.workflows.panel import Surgery, first_token_readout, key, panel
 
 CONTROL_SEED = 10_000
 """Seeds of the read-out's random sets start here, apart from those that are tuned."""
 
 
 def verify(run: Run) -> Verification:
-    """Refusal log-odds of the first response token, with the neurons at zero.
+    """Refusal log-odds with the neurons suppressed, and the parts that are configured beyond.
 
-    Beside it stands the same readout under matched random sets; p = (1 + #{random at most as
-    high}) / (1 + R), Holm's correction over language x modality.
+    Beside the log-odds stands the same readout under matched random sets; p = (1 + #{random at
+    most as high}) / (1 + R), Holm's correction over language x modality.
 
     Raises:
         EmptyCellError: the split holds no harmful prompt.
     """
-    atlas, section = identify(run), run.config.verify
+    return _first(run).model_copy(update={"causal": _causal(run)})
+
+
+def _first(run: Run) -> Verification:
+    surgery, section = Surgery(run), run.config.verify
     prompts = _prompts(run)
-    made_by = run.made_by(
-        prompts,
-        neurons=digest(atlas.neurons.to_json()),
-        random_sets=section.random_sets,
-        refusals=digest(_refusals(run)),
-    )
+    made_by = key(run, *prompts, random_sets=section.random_sets)
     stage = run.store.stage("verify", made_by)
     what = f"verify on {len(prompts)} prompts against {section.random_sets} random sets"
     with run.working(stage, what) as todo:
         if todo:
-            matched = features(run)
-            readout = FirstTokenReadout(
-                run.loaded, prompts, _tokens(run), run.config.verify.batch_size
-            )
-            drawn = [
-                control(run, atlas, atlas.neurons, CONTROL_SEED + i, matched)
-                for i in range(section.random_sets)
-            ]
-            base = readout()
-            with run.reporter.bar("suppress", 1 + len(drawn)) as advance:
-                chosen = _suppressed(run, atlas.neurons, readout)
-                advance(1)
-                random = []
-                for neurons in drawn:
-                    random.append(_suppressed(run, neurons, readout))
+            chosen = surgery.atlas.neurons
+            readout = first_token_readout(run, prompts)
+            sets = [chosen, *surgery.random(chosen, section.random_sets, CONTROL_SEED)]
+            base, values = readout(), []
+            with run.reporter.bar("suppress", len(sets)) as advance:
+                for neurons in sets:
+                    with surgery.off(neurons)():
+                        values.append(readout())
                     advance(1)
-            rows = readouts(prompts, base, chosen, torch.stack(random))
+            rows = readouts(prompts, base, values[0], torch.stack(values[1:]))
             found = Verification(readouts=rows, benign_kl={}, verdict=verdict(rows))
             stage.write_json("verify.json", found.model_dump(mode="json"))
     return Verification.model_validate(stage.read_json("verify.json"))
 
 
-def _suppressed(
-    run: Run, neurons: NeuronSet, readout: FirstTokenReadout
-) -> Float[Tensor, " prompts"]:
-    with intervening(run.bound, neurons, suppress):
-        return readout()
+def _causal(run: Run) -> Causal:
+    section = run.config.verify
+    found = Causal(edit=section.edit, scope=section.scope)
+    if section.panel:
+        seen = panel(run)
+        found = found.model_copy(
+            update={
+                "panel": untouched(run, seen),
+                "dose": dose_response(run, seen) if section.factors else [],
+                "rivals": rivals(run, seen),
+            }
+        )
+    if section.matrix.sets:
+        found = found.model_copy(update={"matrix": matrix(run)})
+    return found
 
 
 def _prompts(run: Run) -> list[Example]:
@@ -90,19 +88,6 @@ def _prompts(run: Run) -> list[Example]:
             f"split {section.split!r} holds no harmful prompt to verify on; set verify.split."
         )
     return prompts
-
-
-def _refusals(run: Run) -> dict[str, list[str]]:
-    """Refusals per language, as the data teach them."""
-    texts: dict[str, set[str]] = {}
-    for example in run.data.examples:
-        if example.harm == "harmful" and example.target:
-            texts.setdefault(example.language, set()).add(example.target)
-    return {language: sorted(said) for language, said in texts.items()}
-
-
-def _tokens(run: Run) -> dict[str, list[int]]:
-    return {lang: first_token_ids(run.loaded, said) for lang, said in _refusals(run).items()}
 
 
 def readouts(

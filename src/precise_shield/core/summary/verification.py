@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from precise_shield.core.records import Modality
 from precise_shield.core.summary.base import Part
+from precise_shield.core.summary.causal import Causal
 
 
 class Readout(Part):
@@ -26,3 +29,5 @@ class Verification(Part):
     """Per condition: KL(base ‖ condition) in nats a token, on benign test prompts' answers."""
     verdict: str
     """One sentence: whether suppression hurt refusal beyond its random control."""
+    causal: Causal = Field(default_factory=Causal)
+    """Dose, rivals, set by cell, and deciding or writing."""

@@ -1,0 +1,54 @@
+"""How important each unit is by the score that selected, chosen or not: for controls to equal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import floor
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from precise_shield.core.records import HARMS, Cell
+from precise_shield.core.sites import NeuronSet, Site
+from precise_shield.identify.collect import Stats
+from precise_shield.identify.scores import SCORES
+from precise_shield.identify.select import Place, Selection, top
+
+
+def importance(
+    stats: Stats, places: Sequence[Place], choice: Selection
+) -> dict[Site, Float[Tensor, "width places"]]:
+    """Score of the harmful arm, a column a place.
+
+    Of a `contrast` score it is the difference of the arms itself.
+
+    Source: *Who Bridges Safety?* (arXiv 2608.09095), control neurons of equal importance.
+
+    Raises:
+        DataError: a cell of a place was not collected.
+    """
+    score, found = SCORES[choice.score], {}
+    for site, norms in stats.norms.items():
+        columns = []
+        for place in places:
+            one, two = (
+                stats.at(site, Cell(*place, harm), choice.position, score.quantity.name).pooled()
+                for harm in HARMS
+            )
+            columns.append(score.compute(one, two, norms))
+        found[site] = torch.stack(columns, dim=1)
+    return found
+
+
+def top_for_harmful(stats: Stats, places: Sequence[Place], choice: Selection) -> NeuronSet:
+    """Units in the top p of the harmful arm of any place, whatever they do for benign requests.
+
+    Raises:
+        DataError: a cell of a place was not collected.
+    """
+    scores, chosen = importance(stats, places, choice), {}
+    for site, norms in stats.norms.items():
+        best = top(scores[site].T, floor(choice.p * len(norms)))  # [places, width]
+        chosen[site] = best.any(0).nonzero().flatten().tolist()
+    return NeuronSet.of(chosen)
