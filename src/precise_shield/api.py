@@ -15,10 +15,13 @@ from precise_shield.workflows.align import align
 from precise_shield.workflows.arms import Arm
 from precise_shield.workflows.config import Config, load_config, parse_config
 from precise_shield.workflows.context import Run, started
+from precise_shield.workflows.deltas import apply, receipt_check, undo
 from precise_shield.workflows.demo import demo
 from precise_shield.workflows.doctor import doctor
 from precise_shield.workflows.evaluate import Evaluation, evaluate
 from precise_shield.workflows.explain import explain
+from precise_shield.workflows.export import Exported, export
+from precise_shield.workflows.gate import gate
 from precise_shield.workflows.identify import Atlas, identify
 from precise_shield.workflows.judges import judge_again
 from precise_shield.workflows.run import run_all as run
@@ -32,12 +35,16 @@ __all__ = [
     "Atlas",
     "Config",
     "Evaluation",
+    "Exported",
     "Run",
     "align",
+    "apply",
     "demo",
     "doctor",
     "evaluate",
     "explain",
+    "export",
+    "gate",
     "identify",
     "init",
     "judge_again",
@@ -46,8 +53,10 @@ __all__ = [
     "open_run",
     "parse_config",
     "read_labels",
+    "receipt_check",
     "report",
     "run",
+    "undo",
     "verify",
     "write_sheet",
 ]

@@ -11,12 +11,15 @@ import transformers as hf
 import yaml
 from align_tiny import KINDS, batch, build, chosen, weights
 
+from gguf_tiny import write_gguf
 from precise_shield.align.delta import DirectUnits, LoraRows, tuning
 from precise_shield.align.export import THREAT_MODEL, Card, export_merged
 from precise_shield.align.receipt import StoredReceipt, make_receipt, seal
 from precise_shield.align.sparse import undo
 from precise_shield.core.errors import ReceiptError, StoreError
 from precise_shield.models.bind import bind
+from precise_shield.models.loading import ModelSpec, load
+from precise_shield.models.weights import checked_fingerprint
 from tiny_folders import save_tiny, tiny_loaded, words
 
 CARD = Card(
@@ -153,3 +156,22 @@ def test_a_receipt_file_that_is_none_is_refused(tmp_path):
         stored.save(path)
     stored.save(tmp_path / "other.json")
     assert StoredReceipt.load(tmp_path / "other.json") == stored
+
+
+def test_a_gguf_model_is_exported_as_plain_weights(tmp_path):
+    """What was quantised loads as what was trained, with the tokenizer that the file held."""
+    write_gguf(tmp_path / "tiny.gguf", "llama")
+    was = load(ModelSpec(str(tmp_path / "tiny.gguf"), device="cpu"))
+    bound = bind(was.model)
+    delta, stored = aligned(bound)
+    out = tmp_path / "out"
+    export_merged(
+        bound, out, delta=delta, stored=stored, card=CARD, source=was.folder, words=was.tokenizer
+    )
+    again = load(ModelSpec(str(out), device="cpu"))
+    assert all(torch.equal(v, again.model.state_dict()[n]) for n, v in weights(bound).items())
+    ids = [one.tokenizer("The cat sat")["input_ids"] for one in (was, again)]
+    assert ids[0] == ids[1]
+    assert again.template == was.template
+    undo(bound, delta)
+    assert again.fingerprint != was.fingerprint == checked_fingerprint(was.model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from precise_shield.align.receipt import StoredReceipt
 from precise_shield.align.sparse import SparseDelta, expect
 from precise_shield.core.errors import StoreError
+from precise_shield.core.store import readable_errors
 from precise_shield.models.bind import BoundModel
 
 COPIED = (
@@ -52,9 +54,9 @@ class Card:
     recipe: Mapping[str, Any] = field(default_factory=dict)
     """How it was made: data fingerprints, seeds, settings, versions."""
 
-    def markdown(self, stored: StoredReceipt) -> str:
+    def markdown(self, stored: StoredReceipt, library: str = "transformers") -> str:
         """The card, with a front matter that model hubs read."""
-        front: dict[str, Any] = {"library_name": "transformers", "tags": ["safety"]}
+        front: dict[str, Any] = {"library_name": library, "tags": ["safety"]}
         if "/" in self.base and not Path(self.base).is_absolute():
             front["base_model"] = self.base
         receipt = stored.receipt
@@ -113,11 +115,33 @@ def export_merged(
         words: saved in their place where `source` has none, as beside a GGUF file.
 
     Raises:
-        StoreError: `folder` exists, or there is no tokenizer to put beside the weights.
+        StoreError: as `write_model`.
         ReceiptError: the model does not hold the delta, or something else of it moved.
     """
-    if folder.exists():
-        raise StoreError(f"{folder} exists and would be overwritten. Choose another folder.")
+    _must_be_free(folder)
+    expect(bound, delta, "new")
+    stored.check(bound)
+    texts = {
+        "README.md": card.markdown(stored),
+        "receipt.json": json.dumps(stored.content(), indent=1) + "\n",
+    }
+    write_model(bound, folder, source=source, words=words, texts=texts)
+
+
+def write_model(
+    bound: BoundModel,
+    folder: Path,
+    *,
+    source: Path,
+    words: PreTrainedTokenizerBase | None = None,
+    texts: Mapping[str, str],
+) -> None:
+    """Write the model as it is in memory, with its base's companion files and further texts.
+
+    Raises:
+        StoreError: `folder` exists, cannot be written, or there is no tokenizer to put there.
+    """
+    _must_be_free(folder)
     files = list(_companions(source))
     tokenized = any(file.name.startswith(("tokenizer", "vocab")) for file in files)
     if not tokenized and words is None:
@@ -125,19 +149,23 @@ def export_merged(
             f"{source} has no tokenizer files to copy, so the model could not be used. Give the"
             " folder of the base model."
         )
-    expect(bound, delta, "new")
-    stored.check(bound)
     part = folder.with_name(folder.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    bound.model.save_pretrained(part)
-    if not tokenized and words is not None:
-        words.save_pretrained(part)
-    for file in files:
-        shutil.copyfile(file, part / file.name)
-    (part / "README.md").write_text(card.markdown(stored), encoding="utf-8")
-    stored.save(part / "receipt.json")
-    os.replace(part, folder)
+    with readable_errors(folder.parent):
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        bound.model.save_pretrained(part)
+        if not tokenized and words is not None:
+            words.save_pretrained(part)
+        for file in files:
+            shutil.copyfile(file, part / file.name)
+        for name, text in texts.items():
+            (part / name).write_text(text, encoding="utf-8")
+        os.replace(part, folder)
+
+
+def _must_be_free(folder: Path) -> None:
+    if folder.exists():
+        raise StoreError(f"{folder} exists and would be overwritten. Choose another folder.")
 
 
 def _companions(source: Path) -> Iterator[Path]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -157,6 +158,8 @@ class StoredReceipt:
     seal: Seal
     neurons: NeuronSet
     form: Form
+    written: Mapping[str, str] = field(default_factory=dict)
+    """SHA-256 of the changed slices of each weight, after the change."""
 
     def check(self, bound: BoundModel) -> None:
         """Compare a model, merged or base, with the receipt.
@@ -166,6 +169,19 @@ class StoredReceipt:
         """
         check_receipt(self.receipt, bound, self.neurons, self.form, self.seal)
 
+    def check_written(self, bound: BoundModel) -> None:
+        """Check that the chosen slices of a merged model are what the alignment wrote.
+
+        Raises:
+            ReceiptError: a slice holds something else; its weight is named.
+        """
+        for one in slices_of(bound, self.neurons, self.form.roles):
+            if fingerprint(one.read()) != self.written.get(one.name):
+                raise ReceiptError(
+                    f"the chosen neurons' slices of {one.name} are not what the alignment wrote."
+                    " The model was changed afterwards, or is the base model."
+                )
+
     def save(self, path: Path) -> None:
         """Write the file.
 
@@ -174,14 +190,18 @@ class StoredReceipt:
         """
         if path.exists():
             raise StoreError(f"{path} exists and would be overwritten. Choose another name.")
-        content = {
+        path.write_text(json.dumps(self.content(), indent=1) + "\n", encoding="utf-8")
+
+    def content(self) -> dict[str, Any]:
+        """What `save` writes, as plain data."""
+        return {
             "schema_version": SCHEMA_VERSION,
             "receipt": self.receipt.model_dump(),
             "form": {"name": form_name(self.form), **asdict(self.form)},
             "neurons": self.neurons.to_json(),
             "untouched_sha256": dict(self.seal.tensors),
+            "written_sha256": dict(self.written),
         }
-        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> StoredReceipt:
@@ -191,10 +211,21 @@ class StoredReceipt:
             StoreError: the file is missing, broken or of another schema.
         """
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            return cls.of(json.loads(path.read_text(encoding="utf-8")), str(path))
+        except (OSError, ValueError) as error:
+            raise StoreError(f"{path} cannot be read as a receipt: {error}") from error
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any], origin: str) -> StoredReceipt:
+        """Read what `content` gave; `origin` names it in messages.
+
+        Raises:
+            StoreError: it is broken or of another schema.
+        """
+        try:
             if content["schema_version"] != SCHEMA_VERSION:
                 raise StoreError(
-                    f"{path} has schema {content['schema_version']}, this version reads"
+                    f"{origin} has schema {content['schema_version']}, this version reads"
                     f" {SCHEMA_VERSION}. Use the version that wrote it."
                 )
             form = dict(content["form"])
@@ -207,6 +238,7 @@ class StoredReceipt:
                 Seal(content["untouched_sha256"]),
                 NeuronSet.from_json(content["neurons"]),
                 made,
+                content.get("written_sha256", {}),
             )
-        except (OSError, ValueError, KeyError, TypeError, DataError, ValidationError) as error:
-            raise StoreError(f"{path} cannot be read as a receipt: {error}") from error
+        except (ValueError, KeyError, TypeError, DataError, ValidationError) as error:
+            raise StoreError(f"{origin} cannot be read as a receipt: {error}") from error

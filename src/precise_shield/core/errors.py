@@ -48,5 +48,9 @@ class ReceiptError(UserError):
     """Weights moved that must not move, or a delta meets a model it was not made for."""
 
 
+class GateError(UserError):
+    """An aligned model is worse than the stated limits, so it is not written."""
+
+
 class StoreError(UserError):
     """An artefact cannot be written, or what is on disk does not fit what made it."""

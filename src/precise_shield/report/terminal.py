@@ -13,6 +13,7 @@ from rich.text import Text
 from precise_shield.core.records import Modality
 from precise_shield.core.summary import Condition, Summary
 from precise_shield.report.evidence import believe_findings, changed_findings, where_findings
+from precise_shield.report.gate import gate_sentence
 from precise_shield.report.headline import benign_measure, points_text, share_text, verdict
 from precise_shield.report.tables import MEASURE_NAMES, MEASURES
 from precise_shield.report.view import View
@@ -114,6 +115,7 @@ def _closing(view: View) -> list[tuple[str, str]]:
     findings = [f for f in believe_findings(view) if f.about in wanted]
     findings += [*where_findings(view), *changed_findings(view)]
     lines = [(finding.about, finding.sentence) for finding in findings]
+    lines += [("Gate", gate_sentence(facts)) for facts in view.summary.gate]
     return lines + [("Warning", warning) for warning in view.summary.warnings]
 
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from precise_shield import __version__
 from precise_shield.align.delta import DirectUnits, Form, LoraRows, tuning
 from precise_shield.align.fit import StepInfo, fit
 from precise_shield.align.losses import TrainBatch
-from precise_shield.align.receipt import make_receipt, seal
+from precise_shield.align.lowrank import low_rank
+from precise_shield.align.receipt import StoredReceipt, make_receipt, seal
+from precise_shield.align.slices import fingerprint
 from precise_shield.align.sparse import SparseDelta, undo
 from precise_shield.align.spec import FitSpec
 from precise_shield.core.records import Example
@@ -21,6 +25,9 @@ from precise_shield.core.store import Stage, digest
 from precise_shield.core.summary import Condition, Receipt
 from precise_shield.models.encoding import encode
 from precise_shield.workflows.context import Run
+
+FILES = 2
+"""Schema of a training's stage folder."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,11 @@ class Arm:
     delta_path: Path
     made_by: str
     """Digest of everything that made the delta."""
+
+    @property
+    def stored(self) -> StoredReceipt:
+        """The receipt with the hashes that prove it."""
+        return StoredReceipt.load(self.delta_path.with_name("receipt.json"))
 
     def delta(self) -> SparseDelta:
         """The changed rows, old and new."""
@@ -72,15 +84,21 @@ def train(run: Run, condition: Condition, neurons: NeuronSet, rows: Sequence[Exa
         neurons=digest(neurons.to_json()),
         form=asdict(form) | {"name": type(form).__name__},
         fit=asdict(spec),
+        files=FILES,
     )
     stage = run.store.stage("align", made_by)
     with run.working(stage, f"align {condition.name}: {len(neurons)} neurons") as todo:
         if todo:
             _fit(run, stage, neurons, rows, form, spec)
-    receipt = Receipt.model_validate(
-        stage.read_json("receipt.json") | {"condition": condition.name}
-    )
-    return Arm(condition, neurons, receipt, stage.path("delta.safetensors"), stage.key)
+    return read_arm(run, condition, neurons, stage)
+
+
+def read_arm(run: Run, condition: Condition, neurons: NeuronSet, stage: Stage) -> Arm:
+    """A finished training, from its stage."""
+    path = stage.path("delta.safetensors")
+    content = stage.read_json("receipt.json")["receipt"]
+    named = {"condition": condition.name, "delta": str(path.relative_to(run.folder))}
+    return Arm(condition, neurons, Receipt.model_validate(content | named), path, stage.key)
 
 
 def _fit(
@@ -123,10 +141,41 @@ def _fit(
         )
     finally:
         undo(bound, sparse)
-    stage.path("delta.safetensors").unlink(missing_ok=True)
-    sparse.save(stage.path("delta.safetensors"))
-    stage.write_json("neurons.json", neurons.to_json())
-    stage.write_json("receipt.json", receipt.model_dump(mode="json"))
+    stored = StoredReceipt(receipt, before, neurons, form, written(sparse))
+    made = recipe_of(run, sparse, spec)
+    keep(stage, replace(sparse, recipe=made), stored)
+    small = low_rank(deltas)
+    if small is not None:
+        again(stage, "lowrank.safetensors", replace(small, recipe=made).save)
+
+
+def recipe_of(run: Run, sparse: SparseDelta, spec: FitSpec | None) -> dict[str, Any]:
+    """What a delta file says of how it was made; nothing of this machine."""
+    made = {
+        **sparse.recipe,
+        "version": __version__,
+        "model": run.loaded.fingerprint,
+        "dtype": str(run.loaded.model.dtype).removeprefix("torch."),
+    }
+    return made if spec is None else {**made, "fit": asdict(spec)}
+
+
+def written(sparse: SparseDelta) -> dict[str, str]:
+    """SHA-256 of every weight's new slices."""
+    return {change.name: fingerprint(change.new) for change in sparse.changes}
+
+
+def keep(stage: Stage, sparse: SparseDelta, stored: StoredReceipt) -> None:
+    """Write a training's delta, neurons and receipt."""
+    again(stage, "delta.safetensors", sparse.save)
+    stage.write_json("neurons.json", stored.neurons.to_json())
+    stage.write_json("receipt.json", stored.content())
+
+
+def again(stage: Stage, name: str, save: Callable[[Path], None]) -> None:
+    """Write a file anew, also where an interrupted stage left one."""
+    stage.path(name).unlink(missing_ok=True)
+    save(stage.path(name))
 
 
 class _Batches:

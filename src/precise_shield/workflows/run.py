@@ -16,6 +16,7 @@ from precise_shield.workflows.context import Run
 from precise_shield.workflows.evaluate import evaluate
 from precise_shield.workflows.explain import explain
 from precise_shield.workflows.explained import explained
+from precise_shield.workflows.gate import gates
 from precise_shield.workflows.identify import identify
 from precise_shield.workflows.judges import names_of
 from precise_shield.workflows.summarise import summarise
@@ -32,8 +33,10 @@ def run_all(run: Run) -> Summary:
     verified = verify(run)
     arms = align(run)
     found = evaluate(run)
+    held = gates(run, arms)
     more = explained(run, atlas, found)
     summary = summarise(run, atlas, facts, verified, arms, found, more)
+    summary = summary.model_copy(update={"gate": held})
     run.store.write_text("summary.json", summary.model_dump_json(indent=1) + "\n")
     write_pages(run.folder)
     return summary

@@ -35,6 +35,11 @@ from precise_shield.core.summary.explained import (
     Explained,
     Profile,
 )
+from precise_shield.core.summary.gate import (
+    GateFacts,
+    SearchFacts,
+    Standing,
+)
 from precise_shield.core.summary.judging import AgreementRow, JudgeFacts, Judging
 from precise_shield.core.summary.neurons import (
     CurvePoint,
@@ -82,6 +87,7 @@ __all__ = [
     "DosePoint",
     "Explained",
     "GapRow",
+    "GateFacts",
     "JudgeFacts",
     "Judging",
     "MatrixCell",
@@ -101,11 +107,13 @@ __all__ = [
     "Role",
     "Sample",
     "ScoreAgreement",
+    "SearchFacts",
     "SetConfidence",
     "SetFacts",
     "Sharing",
     "Spread",
     "StageCost",
+    "Standing",
     "Summary",
     "Verification",
 ]
@@ -141,4 +149,8 @@ class Summary(Part):
     seeds: dict[str, int]
     versions: dict[str, str]
     warnings: list[str] = Field(default_factory=list)
+    gate: list[GateFacts] = Field(default_factory=list)
+    """Every exportable alignment against the stated limits, on validation data."""
+    search: SearchFacts | None = None
+    """Every arm's validation search, where one was configured."""
     config: dict[str, object]

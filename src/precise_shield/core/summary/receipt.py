@@ -25,3 +25,5 @@ class Receipt(Part):
     steps: int
     learning_rate: float
     final_loss: float | None
+    delta: str | None = None
+    """Where the changed rows lie, old and new: a path inside the run folder."""

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from precise_shield.core.records import Modality, Split
 from precise_shield.workflows.sections.base import Section
+from precise_shield.workflows.sections.gate import GateSection, SearchSection
 
 
 class ZeroShotSection(Section):
@@ -76,3 +77,9 @@ class AlignSection(Section):
 
     zero_shot: list[ZeroShotSection] = []
     """Further trainings on a part of the data, to see what transfers."""
+
+    gate: GateSection = GateSection()
+    """What the aligned model has to keep before it is exported."""
+
+    search: SearchSection = SearchSection()
+    """Settings to try on validation data, the same for every arm."""

@@ -1,0 +1,126 @@
+"""Hand an alignment on, put it in, take it out, and check what its receipt says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from precise_shield.cli.app import Device, Dtype, Json, Quiet, app, show
+from precise_shield.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from precise_shield.workflows.sections.model import ModelSection
+
+receipt_app = typer.Typer(no_args_is_help=True, help="Prove what an alignment changed.")
+app.add_typer(receipt_app, name="receipt")
+
+DeltaArg = Annotated[Path, typer.Argument(help="Delta file that `export --delta` wrote.")]
+ModelArg = Annotated[str, typer.Argument(help="Hub id, folder, .gguf file or `sandbox`.")]
+NewFolder = Annotated[Path, typer.Argument(help="Folder to write; it must not exist.")]
+Revision = Annotated[str | None, typer.Option("--revision", help="Hub commit of MODEL.")]
+Trust = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that MODEL brings.")]
+
+
+@app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(help="Folder of a finished `run`.")],
+    out: Annotated[Path, typer.Argument(help="What to write; it must not exist.")],
+    peft: Annotated[bool, typer.Option("--peft", help="A LoRA adapter for stock PEFT.")] = False,
+    delta: Annotated[bool, typer.Option("--delta", help="The changed rows, old and new.")] = False,
+    low_rank: Annotated[
+        bool, typer.Option("--low-rank", help="The LoRA factors alone: smallest, no undo.")
+    ] = False,
+    condition: Annotated[
+        str, typer.Option("--condition", help="Which alignment of the run.")
+    ] = "aligned",
+    force: Annotated[
+        bool, typer.Option("--force", help="Although a limit is broken; never a weaker model.")
+    ] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write the strengthened model, or what makes it, if it passes the run's gate."""
+    from precise_shield.workflows.export import Kind
+    from precise_shield.workflows.export import export as work
+
+    flags: dict[Kind, bool] = {"peft": peft, "delta": delta, "low_rank": low_rank}
+    asked = [kind for kind, given in flags.items() if given]
+    if len(asked) > 1:
+        raise ConfigError("give at most one of --peft, --delta and --low-rank.")
+    kind: Kind = asked[0] if asked else "merged"
+    done = work(folder, out, kind=kind, condition=condition, force=force, quiet=quiet)
+    limits = {each.name: f"{'kept' if each.kept else 'broken'}" for each in done.gate.limits}
+    show({"wrote": str(done.path), "kind": done.kind, "gate": limits}, as_json=as_json)
+
+
+@app.command()
+def apply(
+    delta: DeltaArg,
+    model: ModelArg,
+    out: NewFolder,
+    revision: Revision = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    trust_remote_code: Trust = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Although a limit is broken; never a weaker model.")
+    ] = False,
+) -> None:
+    """Write MODEL with a delta's rows put in, bit for bit."""
+    from precise_shield.workflows.deltas import apply as work
+
+    section = model_section(model, revision, device, dtype, trust_remote_code)
+    typer.echo(f"wrote {work(delta, section, out, force=force)}")
+
+
+@app.command()
+def undo(
+    delta: DeltaArg,
+    model: ModelArg,
+    out: NewFolder,
+    revision: Revision = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    trust_remote_code: Trust = False,
+) -> None:
+    """Write MODEL with a delta's rows taken out: its base model, bit for bit."""
+    from precise_shield.workflows.deltas import undo as work
+
+    section = model_section(model, revision, device, dtype, trust_remote_code)
+    typer.echo(f"wrote {work(delta, section, out)}")
+
+
+@receipt_app.command("check")
+def receipt_check(
+    path: Annotated[
+        Path, typer.Argument(help="Merged folder, adapter folder, delta file or run folder.")
+    ],
+    model: Annotated[
+        str | None, typer.Argument(help="Its base model, or the merged one for a delta.")
+    ] = None,
+    revision: Revision = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    trust_remote_code: Trust = False,
+) -> None:
+    """Check on disk that an alignment changed its neurons' weights and nothing else."""
+    from precise_shield.workflows.deltas import receipt_check as work
+
+    given = (
+        None if model is None else model_section(model, revision, device, dtype, trust_remote_code)
+    )
+    for line in work(path, given):
+        typer.echo(line)
+
+
+def model_section(
+    path: str, revision: str | None, device: str | None, dtype: str | None, trust: bool
+) -> ModelSection:
+    """The model that the options describe."""
+    from precise_shield.workflows.sections.model import ModelSection
+
+    given = {"device": device, "dtype": dtype, "revision": revision}
+    known = {key: value for key, value in given.items() if value is not None}
+    return ModelSection.model_validate({"path": path, "trust_remote_code": trust, **known})

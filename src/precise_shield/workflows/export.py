@@ -1,0 +1,232 @@
+"""Hand an alignment on, behind the gate: a merged checkpoint, a PEFT adapter, or the delta."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from precise_shield.align.adapter import export_adapter
+from precise_shield.align.export import Card, export_merged
+from precise_shield.align.lowrank import LowRank
+from precise_shield.align.receipt import StoredReceipt
+from precise_shield.align.sparse import SparseDelta, applied
+from precise_shield.core.errors import ReceiptError, StoreError, UnsupportedModelError
+from precise_shield.core.store import readable_errors
+from precise_shield.core.summary import Condition, GateFacts, Summary
+from precise_shield.workflows.arms import Arm
+from precise_shield.workflows.config import load_config
+from precise_shield.workflows.context import Run, started
+from precise_shield.workflows.gate import EXPORTABLE, gate, require_gate
+from precise_shield.workflows.run import read_summary
+
+Kind = Literal["merged", "peft", "delta", "low_rank"]
+"""`merged`: a whole checkpoint. `peft`: a LoRA adapter. `delta`: changed rows, old and new.
+`low_rank`: a row-masked LoRA's factors, the smallest; can be applied and not undone."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written."""
+
+    path: Path
+    kind: Kind
+    condition: str
+    gate: GateFacts
+    forced: bool
+
+
+def export(
+    folder: Path,
+    out: Path,
+    *,
+    kind: Kind = "merged",
+    condition: str = "aligned",
+    force: bool = False,
+    quiet: bool = False,
+) -> Exported:
+    """Write the alignment of a finished run to `out`, if it passes the run's gate.
+
+    Args:
+        folder: folder of a finished `run`, with its `config.yaml` and `summary.json`.
+        out: where to; it must not exist.
+        kind: what is written.
+        condition: name of the alignment in the summary.
+        force: write it although a limit is broken. A model that is weaker than its base beyond
+            doubt is never written.
+        quiet: no progress.
+
+    Raises:
+        StoreError: the run is not finished, or `out` exists.
+        GateError: the alignment is worse than the stated limits.
+        ReceiptError: the model is not the one that the run aligned.
+    """
+    if out.exists():
+        raise StoreError(f"{out} exists and would be overwritten. Choose another name.")
+    summary = read_summary(folder)
+    run = started(load_config(folder / "config.yaml"), folder, quiet=quiet)
+    arm = arm_of(folder, summary, condition)
+    if run.loaded.fingerprint != summary.model.fingerprint:
+        raise ReceiptError(
+            f"{summary.model.path} holds other weights than those that this run aligned; give"
+            " the same revision, file and dtype."
+        )
+    facts = gate(run, arm)
+    require_gate(facts, force=force)
+    card = card_of(summary, arm, facts)
+    with readable_errors(out.parent):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        _write(run, arm, card, out, kind, facts)
+    return Exported(out, kind, condition, facts, forced=not facts.passed)
+
+
+def arm_of(folder: Path, summary: Summary, condition: str) -> Arm:
+    """An alignment of a finished run, by its name in the summary.
+
+    Raises:
+        StoreError: there is none of this name, or it is a control.
+    """
+    found: dict[str, Condition] = {c.name: c for c in summary.conditions if c.kind in EXPORTABLE}
+    receipts = {each.condition: each for each in summary.receipts if each.delta is not None}
+    if condition not in found or condition not in receipts:
+        known = ", ".join(sorted(found.keys() & receipts.keys())) or "none"
+        raise StoreError(
+            f"{folder} has no alignment {condition!r} to export; it has {known}"
+            " (controls and suppressed models are never exported). Run it again if it is older."
+        )
+    receipt = receipts[condition]
+    path = folder / str(receipt.delta)
+    delta = SparseDelta.load(path)
+    return Arm(found[condition], delta.neurons, receipt, path, path.parent.name)
+
+
+def _write(run: Run, arm: Arm, card: Card, out: Path, kind: Kind, facts: GateFacts) -> None:
+    loaded, bound = run.loaded, run.bound
+    stored = replace(arm.stored, receipt=arm.receipt.model_copy(update={"delta": None}))
+    delta = arm.delta()
+    small = arm.delta_path.with_name("lowrank.safetensors")
+    factors = LowRank.load(small) if small.is_file() else None
+    if kind == "merged":
+        with applied(bound, delta):
+            export_merged(
+                bound,
+                out,
+                delta=delta,
+                stored=stored,
+                card=card,
+                source=loaded.folder,
+                words=loaded.tokenizer,
+            )
+    elif kind == "peft":
+        export_adapter(
+            bound,
+            out,
+            delta=delta,
+            factors=factors,
+            stored=stored,
+            card=card.markdown(stored, library="peft"),
+            base=card.base,
+            revision=card.base_revision,
+        )
+    elif kind == "delta":
+        replace(delta, recipe=passport(delta.recipe, stored, card, facts)).save(out)
+    elif factors is None:
+        raise UnsupportedModelError(
+            "only a row-masked LoRA has a low-rank form; export the exact delta instead."
+        )
+    else:
+        replace(factors, recipe=passport(factors.recipe, stored, card, facts)).save(out)
+
+
+def passport(recipe: Any, stored: StoredReceipt, card: Card, facts: GateFacts) -> dict[str, Any]:
+    """What a delta takes along, so that whoever applies it needs nothing else."""
+    return {
+        **recipe,
+        "receipt": stored.content(),
+        "gate": facts.model_dump(mode="json"),
+        "card": {
+            "title": card.title,
+            "base": card.base,
+            "base_revision": card.base_revision,
+            "table": card.table,
+            "recipe": dict(card.recipe),
+        },
+    }
+
+
+def card_of(summary: Summary, arm: Arm, facts: GateFacts) -> Card:
+    """The model card: measured table, gate, and how it was made, without paths of this machine."""
+    config: Any = summary.config
+    recipe = {
+        "tool": f"precise-shield {summary.versions['precise-shield']}",
+        "condition": f"{arm.condition.label}: {arm.condition.note}",
+        "data": {"fingerprint": summary.data.fingerprint, "counts": dict(summary.data.counts)},
+        "model_fingerprint": summary.model.fingerprint,
+        "seeds": dict(summary.seeds),
+        "versions": dict(summary.versions),
+        "identify": config["identify"],
+        "align": {k: v for k, v in config["align"].items() if k not in {"zero_shot", "search"}},
+    }
+    return Card(
+        title=f"{summary.model.path}, strengthened",
+        base=summary.model.path,
+        base_revision=summary.model.revision,
+        table=measured_table(summary, arm) + "\n\n" + gate_text(facts),
+        recipe=recipe,
+    )
+
+
+_MEASURES = {
+    "attack_success": "attack success",
+    "refusal_harmful": "harmful requests refused",
+    "refusal_matched": "topic-matched benign requests refused",
+    "refusal_ordinary": "other benign requests refused",
+    "benign_correct": "benign answers right",
+}
+
+
+def measured_table(summary: Summary, arm: Arm) -> str:
+    """Markdown: every pooled measure on test prompts, base, this alignment, and its controls."""
+    kinds = {"random_rows", "zero_shot_random"}
+    controls = [c for c in summary.conditions if c.kind in kinds and _beside(c, arm)]
+    columns = [c for c in summary.conditions if c.kind == "base" or c.name == arm.condition.name]
+    columns += controls[:1]
+    rates = {
+        (rate.condition, rate.measure): rate
+        for rate in summary.rates
+        if rate.language is None and rate.modality is None
+    }
+    head = ["measure", *(c.label for c in columns)]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for measure, words in _MEASURES.items():
+        found = [rates.get((c.name, measure)) for c in columns]  # type: ignore[arg-type]
+        if any(rate is not None for rate in found):
+            lines.append("| " + " | ".join([words, *map(_shown, found)]) + " |")
+    lines.append("")
+    lines.append(
+        f"Test prompts, judge `{summary.judge}`; {summary.rule} 95 % intervals of single rates."
+        f" {len(controls)} random-row control{'s' if len(controls) != 1 else ''} with the same"
+        " budget" + (", the first shown." if len(controls) > 1 else ".")
+    )
+    return "\n".join(lines)
+
+
+def _beside(control: Condition, arm: Arm) -> bool:
+    if arm.condition.kind == "zero_shot":
+        return control.name.startswith(f"{arm.condition.name}-random")
+    return control.kind == "random_rows"
+
+
+def _shown(rate: Any) -> str:
+    if rate is None or rate.value is None:
+        return "undefined" if rate is None else f"undefined (unscored {rate.unscored})"
+    return f"{rate.value:.1%} [{rate.low:.1%}, {rate.high:.1%}] n={rate.n} unscored={rate.unscored}"
+
+
+def gate_text(facts: GateFacts) -> str:
+    """The gate's figures as Markdown: measured on validation prompts, not on the test ones."""
+    head = "passed" if facts.passed else "not passed; written with `--force`"
+    lines = [f"Gate on {facts.split} prompts (n = {facts.aligned.harmful} harmful,"]
+    lines[0] += f" {facts.aligned.benign} benign): {head}."
+    lines += [f"- {'kept' if each.kept else 'broken'}: {each.sentence}" for each in facts.limits]
+    return "\n".join(lines)

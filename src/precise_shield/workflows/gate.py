@@ -1,0 +1,127 @@
+"""What an aligned model has to keep before it may leave the machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from precise_shield.core.errors import EmptyCellError, GateError
+from precise_shield.core.summary.gate import GateFacts, Limit, Standing
+from precise_shield.workflows.arms import Arm
+from precise_shield.workflows.conditions import aligned_state, base_state
+from precise_shield.workflows.context import Run
+from precise_shield.workflows.sections.gate import GateSection
+from precise_shield.workflows.validation import compared, standing, validation_prompts
+
+EXPORTABLE = ("aligned", "zero_shot", "amplified", "frozen_a")
+"""Kinds of condition that strengthen chosen neurons: controls are for comparison only."""
+
+
+def gates(run: Run, arms: Sequence[Arm]) -> list[GateFacts]:
+    """The gate of the main alignment, if the configuration asks for it in every run.
+
+    Where validation data cannot answer, the run says so and goes on; `export` will not.
+    """
+    if not run.config.align.gate.measure:
+        return []
+    try:
+        return [gate(run, arm) for arm in arms if arm.condition.kind == "aligned"]
+    except EmptyCellError as error:
+        run.warnings.append(f"the gate was not measured: {error}")
+        return []
+
+
+def gate(run: Run, arm: Arm) -> GateFacts:
+    """Measure base and aligned model on validation prompts and hold them against the limits.
+
+    Raises:
+        EmptyCellError: the validation split lacks harmful or benign prompts.
+    """
+    prompts = validation_prompts(run)
+    base, before = standing(run, base_state(), prompts)
+    now, after = standing(run, aligned_state(arm), prompts)
+    refused = compared(run, prompts, before, after, "refusal_harmful")
+    attacked = compared(run, prompts, before, after, "attack_success")
+    weaker = None
+    if attacked.low > 0:
+        weaker = (
+            f"attack success rose by {100 * attacked.difference:.1f} points beyond its interval"
+        )
+    elif refused.high < 0:
+        weaker = (
+            f"refusal of harmful requests fell by {-100 * refused.difference:.1f} points beyond"
+            " its interval"
+        )
+    section = run.config.align.gate
+    return GateFacts(
+        condition=arm.condition.name,
+        base=base,
+        aligned=now,
+        limits=limits(section, base, now),
+        weaker=weaker,
+        split=section.split,
+    )
+
+
+def limits(section: GateSection, base: Standing, now: Standing) -> list[Limit]:
+    """Every limit of the configuration, with the figure it is held against."""
+    return [
+        _limit(
+            f"refusal gap against {now.contrast} benign requests above the base model's",
+            _minus(now.gap, base.gap),
+            section.gap_gain,
+            at_least=True,
+        ),
+        _limit(
+            "attack success below the base model's",
+            _minus(base.attack_success, now.attack_success),
+            section.attack_success_gain,
+            at_least=True,
+        ),
+        _limit(
+            "refusals of benign requests above the base model's",
+            _minus(now.over_refusal, base.over_refusal),
+            section.over_refusal_rise,
+            at_least=False,
+        ),
+        _limit(
+            "drift of benign answers, nats a token",
+            now.benign_kl,
+            section.benign_kl,
+            at_least=False,
+        ),
+    ]
+
+
+def _minus(a: float | None, b: float | None) -> float | None:
+    return None if a is None or b is None else a - b
+
+
+def _limit(name: str, value: float | None, limit: float, *, at_least: bool) -> Limit:
+    bound = "at least" if at_least else "at most"
+    if value is None:
+        sentence = f"{name}: could not be measured, {bound} {limit:g} is asked for"
+        return Limit(name=name, value=None, limit=limit, kept=False, sentence=sentence)
+    kept = value >= limit - 1e-12 if at_least else value <= limit + 1e-12
+    sentence = f"{name}: {value:.3f}, {bound} {limit:g} is asked for"
+    return Limit(name=name, value=value, limit=limit, kept=kept, sentence=sentence)
+
+
+def require_gate(facts: GateFacts, *, force: bool) -> None:
+    """Let an alignment through, or say which limit it breaks.
+
+    Raises:
+        GateError: a limit is broken and `force` is off, or the model is weaker than its base
+            beyond doubt, which nothing forces.
+    """
+    if facts.weaker is not None:
+        raise GateError(
+            f"{facts.condition}: {facts.weaker} on {facts.split} data. A model that is weaker than"
+            " its base is never written, not even with --force."
+        )
+    if facts.broken and not force:
+        reasons = "; ".join(limit.sentence for limit in facts.broken)
+        raise GateError(
+            f"{facts.condition} breaks {len(facts.broken)} of {len(facts.limits)} limits on"
+            f" {facts.split} data: {reasons}. Train it otherwise, change align.gate, or write it"
+            " all the same with --force."
+        )

@@ -1,0 +1,227 @@
+"""What leaves the machine loads elsewhere, proves what it is, and comes off again bit for bit."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import peft
+import pytest
+import torch
+import transformers as hf
+
+from precise_shield import api
+from precise_shield.align.sparse import SparseDelta, applied
+from precise_shield.cli import main
+from precise_shield.core.errors import ConfigError, GateError, ReceiptError, StoreError
+from precise_shield.models.loading import ModelSpec, load
+from precise_shield.workflows.deltas import apply, receipt_check, undo
+from precise_shield.workflows.export import export
+from precise_shield.workflows.gate import require_gate
+from precise_shield.workflows.run import read_summary
+from precise_shield.workflows.sections.model import ModelSection
+
+
+def section(folder, **more):
+    return ModelSection(path=str(folder), device="cpu", **more)
+
+
+def weights(folder):
+    model = hf.AutoModelForImageTextToText.from_pretrained(folder, dtype="auto")
+    return model.state_dict()
+
+
+@pytest.fixture(scope="module")
+def handed(finished, model_folder, tmp_path_factory):
+    """Every kind of export of the finished run; the random model breaks limits, hence force."""
+    run, _ = finished
+    out = tmp_path_factory.mktemp("handed")
+    for kind, name in [("merged", "merged"), ("peft", "peft"), ("delta", "exact.safetensors"),
+                       ("low_rank", "small.safetensors")]:  # fmt: skip
+        export(run.folder, out / name, kind=kind, force=True, quiet=True)
+    return out
+
+
+def test_a_limit_that_is_broken_keeps_the_model_here(finished, tmp_path):
+    run, summary = finished
+    assert [facts.condition for facts in summary.gate] == ["aligned"]
+    with pytest.raises(GateError) as error:
+        export(run.folder, tmp_path / "out", quiet=True)
+    for limit in summary.gate[0].broken:
+        assert limit.sentence in str(error.value)
+    assert summary.gate[0].broken
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_weaker_than_its_base_is_not_written_by_force(finished):
+    _, summary = finished
+    facts = summary.gate[0]
+    require_gate(facts, force=True)
+    weaker = facts.model_copy(update={"weaker": "attack success rose"})
+    with pytest.raises(GateError, match="not even with --force"):
+        require_gate(weaker, force=True)
+    assert not weaker.passed
+
+
+def test_controls_and_suppressed_models_are_not_exported(finished, tmp_path):
+    run, _ = finished
+    for name in ("random-rows-0", "suppressed", "random-suppressed-0", "base", "nonsense"):
+        with pytest.raises(StoreError, match="never exported"):
+            export(run.folder, tmp_path / "out", condition=name, force=True, quiet=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_merged_folder_is_the_measured_model(finished, handed, model_folder):
+    """Plain transformers loads it; its weights are those that answered the test prompts."""
+    run, summary = finished
+    delta = SparseDelta.load(run.folder / summary.receipts[0].delta)
+    with applied(run.bound, delta):
+        measured = {k: v.clone() for k, v in run.loaded.model.state_dict().items()}
+    there = weights(handed / "merged")
+    assert there.keys() == measured.keys()
+    assert all(torch.equal(value, measured[key]) for key, value in there.items())
+    base = weights(model_folder)
+    moved = sum(int((there[key] != value).sum()) for key, value in base.items())
+    assert moved == summary.receipts[0].changed_weights > 0
+    card = (handed / "merged" / "README.md").read_text()
+    assert "comparing these weights" in card
+    assert "random neurons tuned" in card  # the control stands beside the effect
+    assert "not passed; written with `--force`" in card
+    assert str(run.folder) not in card
+    assert str(Path(model_folder).parent) not in card
+
+
+def test_receipts_hold_on_disk_and_catch_what_moved(finished, handed, model_folder, tmp_path):
+    run, _ = finished
+    base = section(model_folder)
+    assert len(receipt_check(run.folder)) == 3  # aligned, random rows, zero-shot
+    assert "as aligned" in receipt_check(handed / "merged")[0]
+    assert "nothing else" in receipt_check(handed / "peft", base)[0]
+    exact = handed / "exact.safetensors"
+    assert "nothing else" in receipt_check(exact)[0]
+    assert "is its base" in receipt_check(exact, base)[0]
+    assert "holds it" in receipt_check(exact, section(handed / "merged"))[0]
+    with pytest.raises(ConfigError, match="base model"):
+        receipt_check(handed / "peft")
+    with pytest.raises(StoreError, match="no receipt"):
+        receipt_check(tmp_path)
+
+    loaded = load(ModelSpec(str(handed / "merged"), device="cpu"))
+    for name in ("chosen", "other"):
+        changed = tmp_path / name
+        shutil.copytree(handed / "merged", changed)
+        delta = SparseDelta.load(exact)
+        weight = loaded.model.get_parameter(delta.changes[0].name)
+        index = delta.changes[0].index
+        row = index[0] if name == "chosen" else next(i for i in range(99) if i not in index)
+        was = weight.data[row, 0].item()
+        weight.data[row, 0] += 1
+        loaded.model.save_pretrained(changed)
+        weight.data[row, 0] = was
+        with pytest.raises(ReceiptError, match="not what the" if name == "chosen" else "1 of"):
+            receipt_check(changed)
+
+
+@pytest.mark.parametrize("file", ["exact.safetensors", "small.safetensors"])
+def test_apply_and_undo_are_bit_exact_and_refused_elsewhere(file, handed, model_folder, tmp_path):
+    apply(handed / file, section(model_folder), tmp_path / "strong", force=True)
+    merged, strong = weights(handed / "merged"), weights(tmp_path / "strong")
+    assert all(torch.equal(value, merged[key]) for key, value in strong.items())
+    with pytest.raises(ReceiptError):
+        apply(handed / file, section(tmp_path / "strong"), tmp_path / "twice", force=True)
+    with pytest.raises(GateError, match="limits"):
+        apply(handed / file, section(model_folder), tmp_path / "unforced")
+    if file == "small.safetensors":
+        with pytest.raises(StoreError, match="no old values"):
+            undo(handed / file, section(tmp_path / "strong"), tmp_path / "back")
+        return
+    undo(handed / file, section(tmp_path / "strong"), tmp_path / "back")
+    base, back = weights(model_folder), weights(tmp_path / "back")
+    assert base.keys() == back.keys()
+    assert all(torch.equal(value, base[key]) for key, value in back.items())
+    assert not all(torch.equal(value, base[key]) for key, value in strong.items())
+    with pytest.raises(ReceiptError, match="not applied"):
+        undo(handed / file, section(model_folder), tmp_path / "base")
+    was = load(ModelSpec(str(model_folder), device="cpu"))
+    again = load(ModelSpec(str(tmp_path / "back"), device="cpu"))
+    assert again.fingerprint == was.fingerprint
+    assert again.template == was.template
+    assert not any((tmp_path / name).exists() for name in ("twice", "unforced", "base"))
+
+
+def test_a_delta_that_silences_neurons_is_never_applied(handed, model_folder, tmp_path):
+    delta = SparseDelta.load(handed / "exact.safetensors")
+    first = delta.changes[0]
+    silent = dataclasses.replace(first, new=torch.zeros_like(first.new))
+    dataclasses.replace(delta, changes=(silent, *delta.changes[1:])).save(tmp_path / "bad")
+    with pytest.raises(GateError, match="suppress"):
+        apply(tmp_path / "bad", section(model_folder), tmp_path / "out", force=True)
+    with pytest.raises(ReceiptError, match="does not hold what its receipt says"):
+        receipt_check(tmp_path / "bad")
+    turned = dataclasses.replace(first, old=torch.zeros_like(first.old))
+    dataclasses.replace(delta, changes=(turned, *delta.changes[1:])).save(tmp_path / "turned")
+    with pytest.raises(GateError, match="suppress"):
+        undo(tmp_path / "turned", section(handed / "merged"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_runs_own_delta_has_not_passed_a_gate(finished, model_folder, tmp_path):
+    run, summary = finished
+    with pytest.raises(StoreError, match="export --delta"):
+        apply(run.folder / summary.receipts[0].delta, section(model_folder), tmp_path / "out")
+
+
+def test_peft_gives_the_merged_models_logits(handed, model_folder):
+    base = hf.AutoModelForImageTextToText.from_pretrained(model_folder)
+    merged = hf.AutoModelForImageTextToText.from_pretrained(handed / "merged")
+    ids = torch.tensor([[7, 8, 9, 10, 11]])
+    with torch.no_grad():
+        before = base(input_ids=ids).logits
+        wrapped = peft.PeftModel.from_pretrained(base, handed / "peft")
+        torch.testing.assert_close(
+            wrapped(input_ids=ids).logits, merged(input_ids=ids).logits, rtol=1e-4, atol=1e-4
+        )
+        assert not torch.equal(before, merged(input_ids=ids).logits)
+
+
+def test_the_commands_do_the_same(handed, finished, model_folder, tmp_path, monkeypatch, capsys):
+    run, _ = finished
+
+    def cli(*words):
+        monkeypatch.setattr("sys.argv", ["precise-shield", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return ended.value.code, capsys.readouterr()
+
+    code, said = cli("export", run.folder, tmp_path / "m", "--quiet")
+    assert (code, "breaks" in said.err) == (2, True)
+    code, said = cli("export", run.folder, tmp_path / "p", "--peft", "--delta")
+    assert (code, "at most one" in said.err) == (2, True)
+    exact = handed / "exact.safetensors"
+    code, said = cli("receipt", "check", exact, model_folder)
+    assert (code, "is its base" in said.out) == (0, True)
+    code, said = cli("apply", exact, model_folder, tmp_path / "strong", "--force")
+    assert (code, (tmp_path / "strong" / "README.md").is_file()) == (0, True)
+    code, said = cli("undo", exact, tmp_path / "strong", tmp_path / "back")
+    assert (code, (tmp_path / "back" / "receipt.json").exists()) == (0, False)
+    code, said = cli("export", run.folder, tmp_path / "a", "--peft", "--force", "--quiet")
+    assert (code, (tmp_path / "a" / "adapter_config.json").is_file()) == (0, True)
+
+
+def test_a_run_that_is_not_there_is_one_sentence(tmp_path):
+    with pytest.raises(StoreError, match="missing"):
+        export(tmp_path / "none", tmp_path / "out", quiet=True)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(StoreError, match="would be overwritten"):
+        api.export(tmp_path / "none", tmp_path / "out", quiet=True)
+
+
+def test_the_summary_keeps_what_the_gate_found(finished):
+    run, summary = finished
+    stored = json.loads((run.folder / "summary.json").read_text())
+    now = stored["gate"][0]["aligned"]
+    assert now["harmful"] + now["benign"] + now["unscored"] > 0
+    assert now["gap"] is None or -1 <= now["gap"] <= 1
+    assert read_summary(run.folder).gate == summary.gate
