@@ -156,6 +156,32 @@ TEXT_CONFIGS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "phi3": lambda ids: _text_config(hf.Phi3Config, ids),
     "gpt2": _gpt2,
 }
+_EXPERTS: dict[str, Any] = dict(num_experts_per_tok=2, moe_intermediate_size=24)
+
+
+def _qwen3_moe(ids: dict[str, Any]) -> Any:
+    return hf.Qwen3MoeConfig(**TEXT, **ids, **_EXPERTS, num_experts=4, mlp_only_layers=[1])
+
+
+def _qwen2_moe(ids: dict[str, Any]) -> Any:
+    return hf.Qwen2MoeConfig(
+        **TEXT, **ids, **_EXPERTS, num_experts=4, shared_expert_intermediate_size=20
+    )
+
+
+def _local(kind: type, ids: dict[str, Any]) -> Any:
+    few = dict(num_local_experts=4, num_experts_per_tok=2)
+    return kind(**TEXT, **ids, **few, rope_parameters=_rope())
+
+
+MOE_CONFIGS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "qwen3_moe": _qwen3_moe,
+    "qwen2_moe": _qwen2_moe,
+    "mixtral": lambda ids: _local(hf.MixtralConfig, ids),
+    "gpt_oss": lambda ids: _local(hf.GptOssConfig, ids),
+}
+"""Families with routed experts: four a layer, two a token."""
+
 SEEING_CONFIGS: dict[str, Callable[[dict[str, Any], dict[str, int]], Any]] = {
     "llava": _llava,
     "llava_next": _llava_next,
@@ -196,13 +222,15 @@ def build(config: Any, seed: int = 0) -> PreTrainedModel:
 
 
 def _builder(model_type: str) -> Callable[[], PreTrainedModel]:
-    if model_type in TEXT_CONFIGS:
-        return lambda: build(TEXT_CONFIGS[model_type](IDS))
+    written = {**TEXT_CONFIGS, **MOE_CONFIGS}
+    if model_type in written:
+        return lambda: build(written[model_type](IDS))
     return lambda: build(SEEING_CONFIGS[model_type](IDS, _VISION_TOKENS))
 
 
 BUILDERS: dict[str, Callable[[], PreTrainedModel]] = {
-    model_type: _builder(model_type) for model_type in (*TEXT_CONFIGS, *SEEING_CONFIGS)
+    model_type: _builder(model_type)
+    for model_type in (*TEXT_CONFIGS, *MOE_CONFIGS, *SEEING_CONFIGS)
 }
 
 

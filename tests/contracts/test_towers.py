@@ -9,14 +9,20 @@ from precise_shield.core.errors import DeadTapError, LayoutMismatchError, Unsupp
 from precise_shield.core.sites import NeuronSet, Site
 from precise_shield.intervene.edits import intervening, scale, suppress
 from precise_shield.models.bind import bind
-from precise_shield.models.layouts import Layout, known_model_types, layouts_for, register
+from precise_shield.models.layouts import (
+    FeedForward,
+    Layout,
+    known_model_types,
+    layouts_for,
+    register,
+)
 from precise_shield.models.taps import tapped
-from tiny import BUILDERS, SEEING_CONFIGS, inputs, tiny
+from tiny import BUILDERS, SEEING_CONFIGS, TEXT_CONFIGS, inputs, tiny
 
 UNITS = (0, 5, 17)
 
 
-@pytest.fixture(params=sorted(BUILDERS))
+@pytest.fixture(params=sorted({*TEXT_CONFIGS, *SEEING_CONFIGS}))
 def model(request):
     return tiny(request.param)
 
@@ -128,7 +134,7 @@ def test_an_owned_row_into_a_unit_moves_that_unit_and_no_other(model):
         site = min(site for site in bound.sites if site.tower == tower)
         before = seen(model, bound)[site]
         rows = [own for own in bound.sites[site].owned if own.role != "down"]
-        gated = layouts_for(model.config.model_type)[tower]
+        gated = layouts_for(model.config.model_type)[tower].ffn
         assert len(rows) == (2 if gated.fused or gated.gate else 1)
         for own in rows:
             for unit in (1, bound.sites[site].width - 1):
@@ -221,9 +227,12 @@ def test_a_second_registration_is_refused():
     ("row", "sentence"),
     [
         (Layout("model.blocks"), "has no 'model.blocks'"),
-        (Layout("model.layers", down="mlp.c_proj"), "has no 'mlp.c_proj'"),
-        (Layout("model.layers", gate=None, up="mlp.gate_proj", fused=True), "expected 2 x 24"),
-        (Layout("model.layers", down="self_attn.o_proj"), "makes 24 values but"),
+        (Layout("model.layers", FeedForward(down="mlp.c_proj")), "has no 'mlp.c_proj'"),
+        (
+            Layout("model.layers", FeedForward(gate=None, up="mlp.gate_proj", fused=True)),
+            "expected 2 x 24",
+        ),
+        (Layout("model.layers", FeedForward(down="self_attn.o_proj")), "makes 24 values but"),
     ],
 )
 def test_a_row_that_does_not_describe_the_model_is_refused(monkeypatch, row, sentence):

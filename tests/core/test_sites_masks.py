@@ -52,3 +52,43 @@ def test_overlap_is_directed_and_undefined_for_nothing():
 def test_damaged_sets_are_refused(bad):
     with pytest.raises(DataError):
         NeuronSet.from_json(bad)
+
+
+NAMES = {
+    "text.12.ffn": Site("text", 12),
+    "vision.0.attention": Site("vision", 0, "attention"),
+    "text.3.query": Site("text", 3, "query"),
+    "text.3.key": Site("text", 3, "key"),
+    "text.3.value": Site("text", 3, "value"),
+    "text.12.expert.5": Site("text", 12, "expert", 5),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_site_is_read_back_from_its_name(name):
+    assert Site.parse(name) == NAMES[name]
+    assert str(NAMES[name]) == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["text.12", "text.12.mlp", "audio.1.ffn", "text.x.ffn", "text.12.expert", "text.12.ffn.5",
+     "text.12.expert.5.1", "text.12.expert.x", "text..ffn", "", "text.²2.ffn"],
+)  # fmt: skip
+def test_what_is_no_site_is_refused(name):
+    with pytest.raises(DataError, match="is no site"):
+        Site.parse(name)
+
+
+def test_sites_sort_by_layer_then_kind_then_expert():
+    layers = [Site("text", 2), Site("text", 10), Site("vision", 0)]
+    assert sorted(reversed(layers)) == layers
+    one = [Site("text", 0, "expert", 2), Site("text", 0, "expert", 10), Site("text", 0, "ffn")]
+    assert sorted(reversed(one)) == one
+
+
+def test_an_expert_site_says_which_expert_and_no_other_site_does():
+    with pytest.raises(ValueError, match="expert None"):
+        Site("text", 0, "expert")
+    with pytest.raises(ValueError, match="expert 3"):
+        Site("text", 0, "ffn", 3)

@@ -122,7 +122,7 @@ def slices_of(
                 first = owners.setdefault(own.name, own)
                 if _side(first) != _side(own):
                     raise LayoutMismatchError(f"{own.name} is both read and written by units.")
-                rows.setdefault(own.name, set()).update(own.offset + unit for unit in ids)
+                rows.setdefault(own.name, set()).update(own.index(ids))
     if not rows:
         raise EmptySetError(
             f"none of the chosen neurons owns a weight of the roles {', '.join(roles)};"

@@ -9,9 +9,13 @@ from typing import Any, Literal, get_args
 from precise_shield.core.errors import DataError
 
 Tower = Literal["text", "vision"]
-UnitKind = Literal["ffn", "expert", "attention"]
-"""`ffn`: entries of the vector that a feed-forward down-projection reads. `expert`: the same
-inside one routed expert. `attention`: entries of the vector that an output projection reads."""
+UnitKind = Literal["ffn", "expert", "query", "key", "value", "attention"]
+"""What one row of neurons is.
+
+`ffn`: entries of the vector that a feed-forward down-projection reads. `expert`: the same inside
+one routed expert. `query`, `key`, `value`: outputs of the attention's input projections, so unit i
+owns row i of W_Q, W_K or W_V. `attention`: entries of the vector that the attention's output
+projection reads, so unit i owns column i of W_O."""
 
 TOWERS: tuple[Tower, ...] = get_args(Tower)
 KINDS: tuple[UnitKind, ...] = get_args(UnitKind)
@@ -19,22 +23,44 @@ KINDS: tuple[UnitKind, ...] = get_args(UnitKind)
 
 @dataclass(frozen=True, order=True)
 class Site:
-    """One row of neurons, named without reference to any module: `text.12.ffn`."""
+    """One row of neurons, named without reference to any module: `text.12.ffn`.
+
+    Raises:
+        ValueError: an `expert` site does not say which expert, or another site does.
+    """
 
     tower: Tower
     layer: int
     kind: UnitKind = "ffn"
+    expert: int | None = None
+    """Which routed expert of the layer, counted from 0; None for every other kind."""
+
+    def __post_init__(self) -> None:
+        if (self.kind == "expert") != (self.expert is not None):
+            raise ValueError(f"a site of kind {self.kind!r} cannot have expert {self.expert}")
 
     def __str__(self) -> str:
-        return f"{self.tower}.{self.layer}.{self.kind}"
+        tail = "" if self.expert is None else f".{self.expert}"
+        return f"{self.tower}.{self.layer}.{self.kind}{tail}"
 
     @classmethod
     def parse(cls, text: str) -> Site:
-        """Read `tower.layer.kind` back, as `str()` writes it."""
-        parts = text.split(".")
-        if len(parts) == 3 and parts[0] in TOWERS and parts[1].isdigit() and parts[2] in KINDS:
-            return cls(parts[0], int(parts[1]), parts[2])
-        raise DataError(f"{text!r} is no site; sites look like 'text.12.ffn'")
+        """Read back what `str()` writes: `text.12.ffn`, or `text.12.expert.5`.
+
+        Raises:
+            DataError: it is not the name of a site.
+        """
+        tower, _, tail = text.partition(".")
+        layer, _, tail = tail.partition(".")
+        kind, *expert = tail.split(".")
+        numbers = [layer, *expert]
+        known = tower in TOWERS and kind in KINDS and len(expert) == (kind == "expert")
+        if known and all(number.isascii() and number.isdigit() for number in numbers):
+            return cls(tower, int(layer), kind, *map(int, expert))  # type: ignore[arg-type]
+        raise DataError(
+            f"{text!r} is no site; sites look like 'text.12.ffn', 'text.12.query' or"
+            " 'text.12.expert.5'"
+        )
 
 
 @dataclass(frozen=True)

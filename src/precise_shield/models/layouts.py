@@ -9,23 +9,24 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from precise_shield.core.errors import UnsupportedModelError
 from precise_shield.core.sites import Tower
 
+GATE_UP, DOWN = "gate_up_proj", "down_proj"
+"""The parameters of a stack of experts, named by the library's experts interface:
+`[experts, 2 width, hidden]` and `[experts, hidden, width]`."""
+
 
 @dataclass(frozen=True)
-class Layout:
-    """Where one tower keeps its feed-forward neurons.
+class FeedForward:
+    """Where a block keeps its feed-forward neurons.
 
     A neuron is one entry of the vector that the down-projection reads: for a gated
     block `act(gate(x)) * up(x)`, for a plain one `act(up(x))`. That point exists in
     every family, so taps go there and nowhere else.
     """
-
-    layers: str
-    """Dotted path from the model root to the list of blocks."""
 
     down: str = "mlp.down_proj"
     """Path inside a block to the projection whose *input* is the neurons."""
@@ -38,6 +39,51 @@ class Layout:
 
     fused: bool = False
     """`up` is a single weight with the gate half stacked over the up half; `gate` is None."""
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Where a block keeps its attention units: outputs of q, k and v, and the input of o."""
+
+    query: str = "self_attn.q_proj"
+    key: str = "self_attn.k_proj"
+    value: str = "self_attn.v_proj"
+    out: str = "self_attn.o_proj"
+
+    fused: bool = False
+    """`query`, `key` and `value` are one projection: all of q, then all of k, then all of v."""
+
+
+@dataclass(frozen=True)
+class Experts:
+    """Where a mixture-of-experts block keeps its routed experts: one module, stacked weights."""
+
+    stack: str = "mlp.experts"
+    """Path inside a block to the module that holds all experts' weights, `GATE_UP` and `DOWN`."""
+
+    transposed: bool = False
+    """They are `[experts, hidden, 2 width]` and `[experts, width, hidden]`, not the reverse."""
+
+    interleaved: bool = False
+    """Gate and up alternate (gate 0, up 0, gate 1, ...) instead of lying one after the other."""
+
+    shared: FeedForward | None = None
+    """An expert that every token passes; its neurons are the block's `ffn` units."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where one tower keeps its units, kind by kind."""
+
+    layers: str
+    """Dotted path from the model root to the list of blocks."""
+
+    ffn: FeedForward = FeedForward()
+
+    attention: Attention = Attention()
+
+    experts: Experts | None = None
+    """For families with routed experts. A block that has no such stack is a dense one."""
 
     having: str | None = None
     """Blocks without this child are passed over. Mllama's cross-attention blocks do not run
@@ -85,37 +131,86 @@ def layouts_for(model_type: str) -> Mapping[Tower, Layout]:
     )
 
 
+def _plain(down: str = "mlp.fc2", up: str = "mlp.fc1") -> FeedForward:
+    return FeedForward(down=down, gate=None, up=up)
+
+
+def _packed(qkv: str, out: str) -> Attention:
+    return Attention(query=qkv, key=qkv, value=qkv, out=out, fused=True)
+
+
+_CLIP = Attention(out="self_attn.out_proj")
+_VISUAL = _packed("attn.qkv", "attn.proj")
+_SHARED = FeedForward(
+    "mlp.shared_expert.down_proj", "mlp.shared_expert.gate_proj", "mlp.shared_expert.up_proj"
+)
+
 _DECODER = Layout("model.layers")
 _NESTED = Layout("model.language_model.layers")
 
-
-def _plain(layers: str, down: str = "mlp.fc2", up: str = "mlp.fc1") -> Layout:
-    return Layout(layers, down=down, gate=None, up=up)
-
-
 register("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "olmo2", text=_DECODER)
-register("phi3", text=Layout("model.layers", gate=None, up="mlp.gate_up_proj", fused=True))
-register("gpt2", text=replace(_plain("transformer.h", "mlp.c_proj", "mlp.c_fc"), norm="ln_f"))
+register("mixtral", "qwen3_moe", text=Layout("model.layers", experts=Experts()))
+register("qwen2_moe", text=Layout("model.layers", experts=Experts(shared=_SHARED)))
+register(
+    "gpt_oss",
+    text=Layout("model.layers", experts=Experts(transposed=True, interleaved=True)),
+)
+register(
+    "phi3",
+    text=Layout(
+        "model.layers",
+        ffn=FeedForward(gate=None, up="mlp.gate_up_proj", fused=True),
+        attention=_packed("self_attn.qkv_proj", "self_attn.o_proj"),
+    ),
+)
+register(
+    "gpt2",
+    text=Layout(
+        "transformer.h",
+        ffn=_plain("mlp.c_proj", "mlp.c_fc"),
+        attention=_packed("attn.c_attn", "attn.c_proj"),
+        norm="ln_f",
+    ),
+)
 register(
     *("llava", "llava_next", "llava_onevision", "gemma3", "paligemma"),
     text=_NESTED,
-    vision=_plain("model.vision_tower.encoder.layers"),
+    vision=Layout("model.vision_tower.encoder.layers", ffn=_plain(), attention=_CLIP),
 )
-register("internvl", text=_NESTED, vision=_plain("model.vision_tower.encoder.layer"))
-register("qwen2_vl", text=_NESTED, vision=_plain("model.visual.blocks"))
-register("qwen2_5_vl", text=_NESTED, vision=Layout("model.visual.blocks"))
+register(
+    "internvl",
+    text=_NESTED,
+    vision=Layout(
+        "model.vision_tower.encoder.layer",
+        ffn=_plain(),
+        attention=Attention(
+            query="attention.q_proj",
+            key="attention.k_proj",
+            value="attention.v_proj",
+            out="attention.projection_layer",
+        ),
+    ),
+)
+register(
+    "qwen2_vl",
+    text=_NESTED,
+    vision=Layout("model.visual.blocks", ffn=_plain(), attention=_VISUAL),
+)
+register("qwen2_5_vl", text=_NESTED, vision=Layout("model.visual.blocks", attention=_VISUAL))
 register(
     "qwen3_vl",
     text=_NESTED,
-    vision=_plain("model.visual.blocks", "mlp.linear_fc2", "mlp.linear_fc1"),
+    vision=Layout(
+        "model.visual.blocks", ffn=_plain("mlp.linear_fc2", "mlp.linear_fc1"), attention=_VISUAL
+    ),
 )
 register(
     *("idefics3", "smolvlm"),
     text=Layout("model.text_model.layers"),
-    vision=_plain("model.vision_model.encoder.layers"),
+    vision=Layout("model.vision_model.encoder.layers", ffn=_plain(), attention=_CLIP),
 )
 register(
     "mllama",
     text=Layout("model.language_model.layers", having="self_attn"),
-    vision=_plain("model.vision_model.transformer.layers"),
+    vision=Layout("model.vision_model.transformer.layers", ffn=_plain()),
 )

@@ -6,16 +6,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from precise_shield.core.errors import DeadTapError
 from precise_shield.core.sites import Site
 from precise_shield.models.bind import BoundModel
+from precise_shield.models.experts import Ear, Routing, listening
+from precise_shield.models.units import BoundSite
 
 TapFn = Callable[[Site, Tensor], Tensor | None]
 """Called as `fn(site, acts)`, acts `[batch, pos, width]`, or `[patches, width]` in a vision
-tower that packs its pictures. Return None to look on, a tensor of the same shape to put in
-its place; never write into `acts` itself."""
+tower that packs its pictures. An expert's acts are 0 at the tokens that are not routed to it;
+what is put there has no effect. Return None to look on, a tensor of the same shape to put in
+its place; never write into `acts` itself. Gradients flow through what is returned."""
 
 SidePath = Callable[[Tensor, Tensor], Tensor]
 """Called as `fn(x, y)` with a projection's input and output; returns the output to use."""
@@ -31,7 +35,9 @@ class Call(NamedTuple):
 
 
 Hook = Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...] | None]
-OutHook = Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]
+OutHook = Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor | None]
+Shapes = dict[nn.Module, tuple[int, ...]]
+"""Batch and position sizes that a block was last called with."""
 
 
 @contextmanager
@@ -43,28 +49,93 @@ def tapped(bound: BoundModel, fn: TapFn) -> Iterator[None]:
 
     Raises:
         DeadTapError: the block ended well but some site never fired, so whatever
-            was measured was measured on a model that `fn` did not touch.
+            was measured was measured on a model that `fn` did not touch. An expert
+            that no token was routed to does fire, with zeros.
     """
     silent = set(bound.sites)
 
-    def hook_for(site: Site) -> Hook:
-        def hook(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-            silent.discard(site)
-            edited = fn(site, args[0])
-            return None if edited is None else (edited, *args[1:])
-
-        return hook
+    def heard(site: Site, acts: Tensor) -> Tensor | None:
+        silent.discard(site)
+        return fn(site, acts)
 
     with ExitStack() as stack:
+        shapes = _watched(bound, stack)
+        inside: dict[nn.Module, dict[Site, BoundSite]] = {}
         for site, spot in bound.sites.items():
-            handle = spot.reader.register_forward_pre_hook(hook_for(site))
-            stack.callback(handle.remove)
+            if spot.point == "experts":
+                inside.setdefault(spot.reader, {})[site] = spot
+            elif spot.point == "input":
+                hook = _input_hook(site, spot, heard, shapes)
+                stack.callback(spot.reader.register_forward_pre_hook(hook).remove)
+            else:
+                out_hook = _output_hook(site, spot, heard)
+                stack.callback(spot.reader.register_forward_hook(out_hook).remove)
+        ears = {
+            reader: Ear(neurons=_expert_ear(sites, heard, shapes))
+            for reader, sites in inside.items()
+        }
+        stack.enter_context(listening(bound.model, ears))
         yield
     if silent:
         raise DeadTapError(
             f"{len(silent)} of {len(bound.sites)} taps never fired, the first at {min(silent)}."
             " Either no forward pass ran inside the block, or a fused kernel bypassed the module."
         )
+
+
+def _watched(bound: BoundModel, stack: ExitStack) -> Shapes:
+    """Note the shape of what enters each block whose readers see tokens in one row."""
+    shapes: Shapes = {}
+
+    def note(block: nn.Module, args: tuple[Any, ...]) -> None:
+        shapes[block] = tuple(args[0].shape[:-1])
+
+    for block in {spot.block: None for spot in bound.sites.values() if spot.block is not None}:
+        stack.callback(block.register_forward_pre_hook(note).remove)
+    return shapes
+
+
+def _input_hook(site: Site, spot: BoundSite, fn: TapFn, shapes: Shapes) -> Hook:
+    def hook(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        acts: Tensor = args[0]
+        seen = acts if spot.block is None else acts.view(*shapes[spot.block], spot.width)
+        edited = fn(site, seen)
+        return None if edited is None else (edited.view_as(acts), *args[1:])
+
+    return hook
+
+
+def _output_hook(site: Site, spot: BoundSite, fn: TapFn) -> OutHook:
+    start, stop = spot.offset, spot.offset + spot.width
+
+    def hook(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> Tensor | None:
+        edited = fn(site, output[..., start:stop])
+        if edited is None:
+            return None
+        return torch.cat([output[..., :start], edited, output[..., stop:]], -1)
+
+    return hook
+
+
+def _expert_ear(
+    sites: Mapping[Site, BoundSite], fn: TapFn, shapes: Shapes
+) -> Callable[[Tensor, Routing], Tensor]:
+    def ear(h: Tensor, routing: Routing) -> Tensor:
+        parts = [h[routing.rows(number)] for number in range(len(routing.bounds) - 1)]
+        changed = False
+        for site, spot in sites.items():
+            assert spot.expert is not None
+            assert spot.block is not None
+            tokens = routing.tokens[routing.rows(spot.expert)]
+            spread = h.new_zeros(routing.total, spot.width)
+            spread = spread.index_copy(0, tokens, parts[spot.expert])
+            edited = fn(site, spread.view(*shapes[spot.block], spot.width))
+            if edited is not None:
+                changed = True
+                parts[spot.expert] = edited.reshape(routing.total, spot.width)[tokens]
+        return torch.cat(parts) if changed else h
+
+    return ear
 
 
 @contextmanager
