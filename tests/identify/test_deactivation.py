@@ -12,7 +12,7 @@ from precise_shield.models import decoder
 from precise_shield.models.bind import bind
 from precise_shield.models.head import hidden_states
 from precise_shield.models.taps import tapped
-from tiny import BUILDERS, inputs, tiny
+from tiny import SEEING_CONFIGS, TEXT_CONFIGS, inputs, tiny
 
 CELL = Cell("en", "text", "harmful")
 
@@ -41,7 +41,7 @@ def fully(bound, batch, site, unit):
     return {at: float(away[mask[0]].mean()) for at, mask in batch.masks.items()}
 
 
-@pytest.mark.parametrize("name", sorted(BUILDERS))
+@pytest.mark.parametrize("name", sorted({*TEXT_CONFIGS, *SEEING_CONFIGS}))
 def test_it_equals_a_full_forward_pass_for_every_architecture(name):
     bound = bind(tiny(name))
     batch, seen = one(bound), {}

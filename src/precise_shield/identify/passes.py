@@ -119,9 +119,11 @@ def _snip_fans(module: nn.Module, x: Tensor, grad: Tensor) -> Fans:
 
 
 def _owned_sum(spot: BoundSite, fans: Mapping[nn.Module, Fans]) -> Float[Tensor, "batch width"]:
-    """Sum over all weights that each unit owns."""
+    """Sum over all weights that each unit owns; a bias multiplies no input and is left out."""
     parts = [
-        fans[own.module][own.dim][:, own.offset : own.offset + spot.width] for own in spot.owned
+        fans[own.module][own.dim][:, own.offset : own.offset + spot.width]
+        for own in spot.owned
+        if own.weight.dim() == 2
     ]
     return torch.stack(parts).sum(0)
 
@@ -131,7 +133,7 @@ def _projections(bound: BoundModel) -> dict[nn.Module, None]:
     found: dict[nn.Module, None] = {}
     for site, spot in bound.sites.items():
         for own in spot.owned:
-            if own.module.get_parameter("weight").dim() != 2:
+            if own.weight.dim() > 2 or spot.block is not None:
                 raise UnsupportedModelError(
                     f"{site} has no weight matrix of its own; wanda and snip need one. Choose"
                     " another score for such units."
