@@ -10,9 +10,10 @@ from precise_shield.identify.importance import importance, top_for_harmful
 from precise_shield.identify.select import contrast
 from precise_shield.intervene.edits import intervening, suppress
 from precise_shield.models.likelihood import answer_logprobs, benign_kl
+from precise_shield.workflows.collecting import collect_stats
 from precise_shield.workflows.config import parse_config
 from precise_shield.workflows.context import started
-from precise_shield.workflows.identify import collect_stats, identify, selection
+from precise_shield.workflows.identify import identify, selection
 from precise_shield.workflows.matrix import corrected, matrix
 from precise_shield.workflows.panel import Surgery, first_token_readout, panel, spread
 from precise_shield.workflows.verify import verify

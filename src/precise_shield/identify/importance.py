@@ -19,7 +19,7 @@ from precise_shield.identify.select import Place, Selection, top
 def importance(
     stats: Stats, places: Sequence[Place], choice: Selection
 ) -> dict[Site, Float[Tensor, "width places"]]:
-    """Score of the harmful arm, a column a place.
+    """Score of the harmful arm, a column a place that has rows at the position.
 
     Of a `contrast` score it is the difference of the arms itself.
 
@@ -32,11 +32,12 @@ def importance(
     for site, norms in stats.norms.items():
         columns = []
         for place in places:
-            one, two = (
-                stats.at(site, Cell(*place, harm), choice.position, score.quantity.name).pooled()
+            harmful, benign = (
+                stats.at(site, Cell(*place, harm), choice.position, score.quantity.name)
                 for harm in HARMS
             )
-            columns.append(score.compute(one, two, norms))
+            if harmful.count.any() and benign.count.any():
+                columns.append(score.compute(harmful.pooled(), benign.pooled(), norms))
         found[site] = torch.stack(columns, dim=1)
     return found
 

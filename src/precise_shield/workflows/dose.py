@@ -11,8 +11,9 @@ from precise_shield.core.summary import DosePoint, PanelFacts, PanelReading, Riv
 from precise_shield.identify.collect import Stats
 from precise_shield.identify.importance import importance, top_for_harmful
 from precise_shield.intervene.edits import scale
+from precise_shield.workflows.collecting import collect_stats
 from precise_shield.workflows.context import Run
-from precise_shield.workflows.identify import collect_stats, selection
+from precise_shield.workflows.identify import selection
 from precise_shield.workflows.panel import UNTOUCHED, Panel, Surgery, key
 
 DOSE_SEED, RIVAL_SEED = 20_000, 30_000

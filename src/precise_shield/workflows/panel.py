@@ -26,9 +26,10 @@ from precise_shield.intervene.edits import Edit, intervening, replace, suppress
 from precise_shield.intervene.scopes import Scope
 from precise_shield.models.likelihood import State, answers_under, first_token_ids
 from precise_shield.models.readout import FirstTokenReadout
+from precise_shield.workflows.collecting import collect_stats
 from precise_shield.workflows.context import Run
 from precise_shield.workflows.controls import control, features
-from precise_shield.workflows.identify import Atlas, collect_stats, identify
+from precise_shield.workflows.identify import Atlas, identify
 
 UNTOUCHED: State = nullcontext
 POOL = 120
@@ -55,12 +56,12 @@ class Surgery:
         stats = Stats.load(collect_stats(self.run).path("stats.safetensors"))
         position = self.run.config.identify.position
         benign = [cell for cell in stats.cells if cell.harm == "benign"]
-        return {
-            site: torch.stack(
-                [stats.at(site, cell, position).pooled().mean for cell in benign]
-            ).mean(0)
-            for site in stats.norms
-        }
+        means = {}
+        for site in stats.norms:
+            here = [stats.at(site, cell, position) for cell in benign]
+            seen = [moments.pooled().mean for moments in here if moments.count.any()]
+            means[site] = torch.stack(seen).mean(0)
+        return means
 
     def off(self, neurons: NeuronSet, scope: Scope | None = None) -> State:
         """The state in which `neurons` are suppressed as the configuration says."""

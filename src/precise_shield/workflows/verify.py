@@ -17,6 +17,8 @@ from precise_shield.workflows.context import Run
 from precise_shield.workflows.dose import dose_response, rivals, untouched
 from precise_shield.workflows.matrix import matrix
 from precise_shield.workflows.panel import Surgery, first_token_readout, key, panel
+from precise_shield.workflows.role_items import readables
+from precise_shield.workflows.roles import roles
 
 CONTROL_SEED = 10_000
 """Seeds of the read-out's random sets start here, apart from those that are tuned."""
@@ -71,6 +73,8 @@ def _causal(run: Run) -> Causal:
         )
     if section.matrix.sets:
         found = found.model_copy(update={"matrix": matrix(run)})
+    if section.roles.sets:
+        found = found.model_copy(update={"roles": roles(run, readables(run))})
     return found
 
 

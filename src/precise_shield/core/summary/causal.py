@@ -79,6 +79,7 @@ class MatrixCell(Part):
 
 
 ComponentName = Literal["refusal", "judging", "continuation", "copying", "apology"]
+ComponentScope = Literal["prompt", "context", "response"]
 Verdict = Literal["deciding", "writing", "both", "neither", "not testable"]
 
 
@@ -86,7 +87,7 @@ class Component(Part):
     """One readout under suppression at some positions, beside its random sets."""
 
     name: ComponentName
-    scope: Literal["prompt", "context", "response"]
+    scope: ComponentScope
     """Where the neurons were suppressed."""
     n: int
     base: float | None

@@ -37,12 +37,8 @@ class RolesSection(Section):
     """Tokens at the start of a refusal that count as its decision, not as its continuation."""
 
     judging: str | None = None
-    """JSON Lines with `language`, `prompt`, `answer` and `wrong`, and optionally `image` and
-    `modality`: questions whether something is safe. null takes the data's own, if it has any."""
-
-    generated: int = Field(default=0, ge=0)
-    """Harmful prompts that are answered and judged with the set off at the prompt, as a check of
-    the cheap readout."""
+    """JSON Lines with `language`, `prompt`, `answer`, `wrong`, and optionally `harmful` and
+    `image`: questions whether something is safe. null takes the data's own, if it has any."""
 
 
 class VerifySection(Section):
