@@ -6,7 +6,7 @@ Averaged within an example first, so that a long answer counts once (Precise Shi
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast, get_args
@@ -86,6 +86,31 @@ class Stats:
         start = self.cells.index(cell) * folds
         return self.moments[place].part(start, start + folds)
 
+    def marginal(
+        self, site: Site, category: str, position: Position, quantity: str = "activation"
+    ) -> Moments:
+        """The moments of one harm category over all languages and modalities.
+
+        Raises:
+            DataError: no such category was collected.
+        """
+        place = Place(site, position, f"{quantity}#{category}")
+        if place not in self.moments:
+            raise DataError(
+                f"no statistics of category {category!r} at {position}; collected:"
+                f" {', '.join(self.categories()) or 'none'}."
+            )
+        return self.moments[place]
+
+    def categories(self) -> list[str]:
+        """Harm categories with statistics of their own."""
+        return sorted({p.quantity.partition("#")[2] for p in self.moments if "#" in p.quantity})
+
+    def collected(self, site: Site, position: Position, quantity: str, category: str = "") -> bool:
+        """Whether a quantity was read at a site and position, of a category if one is named."""
+        name = f"{quantity}#{category}" if category else quantity
+        return Place(site, position, name) in self.moments
+
     def merge(self, other: Stats) -> None:
         """Absorb another shard's or another quantity's statistics of the same cells.
 
@@ -99,7 +124,8 @@ class Stats:
     def _moments(self, place: Place) -> Moments:
         if place not in self.moments:
             folds = FOLDS if place.position in self.folded else 1
-            self.moments[place] = Moments(len(self.norms[place.site]), folds * len(self.cells))
+            cells = 1 if "#" in place.quantity else len(self.cells)
+            self.moments[place] = Moments(len(self.norms[place.site]), folds * cells)
         return self.moments[place]
 
     def fold_in(
@@ -113,6 +139,20 @@ class Stats:
         moments = self._moments(place)
         count = moments.folds // len(self.cells)
         moments.update(rows, cells * count + folds % count)
+
+    def fold_in_category(
+        self,
+        place: Place,
+        rows: Float[Tensor, "rows width"],
+        folds: Int[Tensor, " rows"],
+        categories: Sequence[str | None],
+    ) -> None:
+        """Add rows to the statistics of their category, which are never crossed with cells."""
+        for name in sorted({one for one in categories if one is not None}):
+            here = torch.tensor([i for i, one in enumerate(categories) if one == name])
+            own = place._replace(quantity=f"{place.quantity}#{name}")
+            moments = self._moments(own)
+            moments.update(rows[here.to(rows.device)], folds[here] % moments.folds)
 
     def bytes(self) -> int:
         """Size of the state in memory; it depends on cells and units, never on prompts."""
@@ -199,6 +239,9 @@ class Batch:
 
     labels: Int[Tensor, "batch pos"] | None = None
     """The token itself where the answer stands, -100 elsewhere: what gradients are taken of."""
+
+    categories: Sequence[str | None] = ()
+    """Each example's harm category, where statistics are kept of those too; None has none."""
 
     def weights(self) -> dict[Position, Float[Tensor, "batch pos"]]:
         """What each token counts in the mean over its example's positions; rows sum to 1."""
@@ -291,6 +334,8 @@ def step(bound: BoundModel, stats: Stats, batch: Batch, quantity: Quantity = ACT
     quantity.read(bound, batch, emit)
     for place, rows in read:
         stats.fold_in(place, rows, where, batch.folds)
+        if batch.categories:
+            stats.fold_in_category(place, rows, batch.folds, batch.categories)
 
 
 def _check(batch: Batch, known: Mapping[Cell, int]) -> None:

@@ -3,104 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from functools import reduce
-from math import floor
 from operator import and_, or_
 from typing import TypeVar
 
-import torch
-from jaxtyping import Bool, Float
-from torch import Tensor
-
 from precise_shield.core.errors import ConfigError, EmptySetError
 from precise_shield.core.masks import Masks
-from precise_shield.core.moments import FOLDS, Moments, Pooled
-from precise_shield.core.records import Cell, Modality
+from precise_shield.core.moments import Pooled
 from precise_shield.core.registry import suggestion
 from precise_shield.core.sites import NeuronSet, Site
-from precise_shield.identify.collect import Position, Stats
-from precise_shield.identify.scores import SCORES
+from precise_shield.identify.collect import Stats
+from precise_shield.identify.contrasts import (
+    Contrast,
+    Draws,
+    Part,
+    Place,
+    Selection,
+    masks,
+    top,
+    universal,
+    whole,
+)
 
-Place = tuple[str, Modality]
-"""A language and a modality: both harms of it make one contrast."""
-
-
-@dataclass(frozen=True)
-class Selection:
-    """The switches that turn statistics into a set."""
-
-    score: str = "precise_shield"
-    position: Position = "response_mean"
-    p: float = 0.03
-    """Share of a layer's units in each arm's top; Eq. 7 takes floor(p x width)."""
-
-    def by(self, score: str) -> Selection:
-        """The same switches with another score."""
-        return replace(self, score=score)
-
-
-@dataclass(frozen=True)
-class Draws:
-    """Which folds make up each arm, draw by draw.
-
-    Shapes: `[draws, 2 x folds]`; columns are the folds of the harmful rows, then of the benign
-    ones, so that a shuffled label is a benign fold in the harmful arm.
-    """
-
-    harmful: Float[Tensor, "draws both"]
-    benign: Float[Tensor, "draws both"]
-
-
-def whole(folds: int = FOLDS) -> Draws:
-    """The data as they are: one draw."""
-    one, none = torch.ones(1, folds), torch.zeros(1, folds)
-    return Draws(torch.cat([one, none], 1), torch.cat([none, one], 1))
-
-
-def top(scores: Float[Tensor, "draws width"], k: int) -> Bool[Tensor, "draws width"]:
-    """The k highest of each draw; ties go to the lower index, on every machine alike."""
-    order = torch.argsort(scores, dim=-1, descending=True, stable=True)
-    chosen = torch.zeros(scores.shape, dtype=torch.bool)
-    return chosen.scatter_(-1, order[:, :k], value=True)
+__all__ = [
+    "Contrast",
+    "Draws",
+    "Part",
+    "Place",
+    "Selection",
+    "arms",
+    "contrast",
+    "evaluate",
+    "masks",
+    "named_sets",
+    "require",
+    "top",
+    "universal",
+    "whole",
+]
 
 
 def contrast(stats: Stats, place: Place, choice: Selection, draws: Draws | None = None) -> Masks:
-    """Neurons in the top p for harmful requests and not for benign ones, layer by layer.
-
-    Source: Precise Shield (arXiv 2604.08881), Eq. 7-8: floor(p x width) a layer, no refill.
-
-    Raises:
-        DataError: a cell of the contrast was not collected.
-        ConfigError: no such score, or p is so small that no layer gives a neuron.
-    """
-    score, draws = SCORES[choice.score], draws or whole()
-    values: dict[Site, Tensor] = {}
-    for site, norms in stats.norms.items():
-        k = floor(choice.p * len(norms))
-        if k == 0:
-            raise ConfigError(
-                f"p = {choice.p} of {len(norms)} units at {site} is less than one neuron;"
-                f" use p >= {1 / len(norms):.4g}."
-            )
-        one, two = arms(stats, site, place, choice, draws)
-        chosen = top(score.compute(one, two, norms), k)
-        if score.kind == "single":
-            chosen &= ~top(score.compute(two, one, norms), k)
-        values[site] = chosen
-    return Masks(values)
+    """Neurons in the top p for harmful requests and not for benign ones; see `masks`."""
+    return masks(stats, Contrast.of_place(place), choice, draws)
 
 
 def arms(
-    stats: Stats, site: Site, place: Place, choice: Selection, draws: Draws
+    stats: Stats, site: Site, place: Place, choice: Selection, draws: Draws | None = None
 ) -> tuple[Pooled, Pooled]:
     """What one site's folds say together for harmful and for benign inputs, draw by draw."""
-    quantity = SCORES[choice.score].quantity.name
-    both = Moments.stacked(
-        stats.at(site, Cell(*place, "harmful"), choice.position, quantity),
-        stats.at(site, Cell(*place, "benign"), choice.position, quantity),
-    )
-    return both.pooled(draws.harmful), both.pooled(draws.benign)
+    return Contrast.of_place(place).arms(stats, site, choice, draws)
 
 
 S = TypeVar("S", NeuronSet, Masks)
@@ -189,8 +141,13 @@ def require(name: str, chosen: NeuronSet, sets: Mapping[str, NeuronSet]) -> Neur
     """
     if chosen:
         return chosen
-    sizes = ", ".join(f"{key} {len(one)}" for key, one in sorted(sets.items()) if "/" in key)
+    words = name.replace("(", " ").replace(")", " ").split()
+    named = {word for word in words if word in sets and "/" not in word}
+    parts = {key: len(one) for key, one in sets.items() if key in named or "/" in key}
+    none = [key for key, size in sorted(parts.items()) if not size and "/" in key]
+    sizes = ", ".join(f"{key} {size}" for key, size in sorted(parts.items()))
+    blame = f" No neuron comes from {', '.join(none)}." if none else " Its parts share no neuron."
     raise EmptySetError(
-        f"the set {name!r} is empty (sizes of its cells: {sizes}). Raise p, choose another set,"
-        " or give more examples a cell."
+        f"the set {name!r} is empty (sizes of its cells: {sizes}).{blame} Raise p, choose another"
+        " set, or give more examples a cell."
     )

@@ -11,7 +11,8 @@ from torch import Tensor
 from precise_shield.core.masks import Masks, mean_where_known
 from precise_shield.core.moments import FOLDS
 from precise_shield.identify.collect import Stats
-from precise_shield.identify.select import Draws, Place, Selection, contrast, named_sets
+from precise_shield.identify.crossed import further
+from precise_shield.identify.select import Draws, Place, Selection, contrast, masks, named_sets
 
 
 def _arms(harmful: Float[Tensor, "draws folds"], benign: Float[Tensor, "draws folds"]) -> Draws:
@@ -54,7 +55,7 @@ def drawn_sets(
     anchor: str,
     draws: Callable[[int], Draws],
 ) -> dict[str, Masks]:
-    """Every named set under draws of the data; `draws(i)` is asked anew for the i-th language.
+    """Every set under draws of the data; `draws(i)` is asked anew for the i-th language.
 
     Give a constant function where all languages must be cut alike (halves), and one that
     depends on i where they must be independent (shuffled labels).
@@ -62,7 +63,11 @@ def drawn_sets(
     places = list(places)
     number = {language: i for i, language in enumerate(sorted({lang for lang, _ in places}))}
     cells = {place: contrast(stats, place, choice, draws(number[place[0]])) for place in places}
-    return named_sets(cells, anchor)
+    more = {
+        one.name: masks(stats, one, choice, draws(number.get(one.language or "", len(number))))
+        for one in further(stats, places, choice)
+    }
+    return named_sets(cells, anchor) | more
 
 
 def split_half(first: Mapping[str, Masks], second: Mapping[str, Masks]) -> dict[str, float]:

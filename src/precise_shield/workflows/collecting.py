@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -92,9 +93,18 @@ class Plan:
                 cells=[row.cell for row in rows],
                 folds=torch.tensor([fold_of(row.group) for row in rows]),
                 masks=self._masks(encoded, rows, cap),
+                categories=self._categories(rows),
             )
 
         return batch
+
+    def _categories(self, rows: Sequence[Example]) -> list[str | None]:
+        """Harm categories of the harmful rows, where they are asked for."""
+        if not self.run.config.identify.categories:
+            return []
+        return [
+            slug(row.category) if row.harm == "harmful" and row.category else None for row in rows
+        ]
 
     def _masks(
         self, encoded: Encoded, rows: Sequence[Example], cap: int
@@ -126,6 +136,7 @@ def collected(
         plan.examples,
         meaning=MEANING,
         positions=plan.positions,
+        **({"categories": True} if run.config.identify.categories else {}),
         **({} if set(plan.folded) >= set(plan.positions) else {"folded": plan.folded}),
     )
     stage = run.store.stage(name, made_by)
@@ -171,3 +182,8 @@ def _response_cap(plan: Plan) -> int:
     for example, text in zip(plan.examples, plan.responses, strict=True):
         arms[example.harm].append(len(tokenizer(text, add_special_tokens=False)["input_ids"]))
     return max(1, round(min(statistics.median(sizes) for sizes in arms.values() if sizes)))
+
+
+def slug(category: str) -> str:
+    """A category as part of a set's name: lower case, without spaces."""
+    return re.sub(r"[^\w]+", "-", category.lower()).strip("-")

@@ -9,12 +9,14 @@ from precise_shield.core.records import HARMS, Cell
 from precise_shield.core.sites import NeuronSet, Site
 from precise_shield.core.store import Stage
 from precise_shield.identify.collect import Stats
+from precise_shield.identify.crossed import further
 from precise_shield.identify.scores import SCORES
 from precise_shield.identify.select import (
     Place,
     Selection,
     contrast,
     evaluate,
+    masks,
     named_sets,
     require,
 )
@@ -63,14 +65,21 @@ def identify(run: Run) -> Atlas:
 def selection(run: Run, p: float | None = None) -> Selection:
     """The configured switches, with another p if asked."""
     section = run.config.identify
-    return Selection(section.score, section.position, section.p if p is None else p)
+    return Selection(
+        score=section.score,
+        position=section.position,
+        p=section.p if p is None else p,
+        scope=section.scope,
+        universal=section.universal,
+    )
 
 
 def select(stats: Stats, choice: Selection, anchor: str) -> dict[str, NeuronSet]:
     """Every named set of the data as they are."""
     there = places_of(stats, choice)
     cells = {place: contrast(stats, place, choice).draw(0) for place in there}
-    return named_sets(cells, anchor)
+    more = {one.name: masks(stats, one, choice).draw(0) for one in further(stats, there, choice)}
+    return named_sets(cells, anchor) | more
 
 
 def places_of(stats: Stats, choice: Selection) -> list[Place]:

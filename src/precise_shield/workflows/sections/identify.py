@@ -30,6 +30,16 @@ class IdentifySection(Section):
     p: float = Field(default=0.03, gt=0, le=0.5)
     """Share of each layer in the top of either arm (Precise Shield, Eq. 7)."""
 
+    scope: Literal["layer", "global"] = "layer"
+    """`layer` takes the top p of every layer (Eq. 7), `global` of all layers together."""
+
+    universal: float | None = Field(default=None, gt=0, le=1)
+    """Leave out neurons in the top p of at least this share of the benign data's parts, such as 0.8
+    (contrastive neuron attribution); null leaves out none."""
+
+    categories: bool = False
+    """Keep statistics of each harm category too, over all languages and modalities."""
+
     sweep: list[float] = [0.01, 0.02, 0.03, 0.05, 0.10]
     """Other values of p to show beside it."""
 
