@@ -40,9 +40,16 @@ GLYPHS: dict[ConditionKind, str] = {
     "base": "base",
     "aligned": "aligned",
     "random_rows": "random",
+    "benign_rows": "random",
+    "frozen_a": "aligned",
+    "lora": "random",
+    "full": "random",
+    "amplified": "aligned",
+    "random_amplified": "random",
     "suppressed": "suppressed",
     "random_suppressed": "random",
     "zero_shot": "zero",
+    "zero_shot_random": "random",
 }
 
 
@@ -157,9 +164,16 @@ _BRIEF: dict[ConditionKind, str] = {
     "base": "untouched",
     "aligned": "tuned",
     "random_rows": "random rows",
+    "benign_rows": "benign rows",
+    "frozen_a": "A frozen",
+    "lora": "plain LoRA",
+    "full": "full",
+    "amplified": "amplified",
+    "random_amplified": "random up",
     "suppressed": "suppressed",
     "random_suppressed": "random off",
     "zero_shot": "zero-shot",
+    "zero_shot_random": "its random",
 }
 
 

@@ -16,6 +16,7 @@ from precise_shield.report.headline import (
     safer_findings,
     verdict,
 )
+from precise_shield.report.gate import gate_tables
 from precise_shield.report.judging import judging_tables
 from precise_shield.report.sureness import sureness_tables
 from precise_shield.report.tables import (
@@ -76,7 +77,7 @@ def render_markdown(summary: Summary) -> str:
     lines += [*_table(_measures(view)), *_table(_cells(view))]
     lines += _section("Can I believe it?", believe_findings(view))
     lines += _table(claims_table(view)) if summary.claims else []
-    for numbers in judging_tables(view):
+    for numbers in [*judging_tables(view), *gate_tables(view)]:
         lines += _table(numbers)
     lines += [f"- Warning: {plain(warning)}" for warning in summary.warnings]
     lines += ["", *_section("What was changed?", changed_findings(view))]

@@ -37,6 +37,7 @@ from precise_shield.report.figures import (
     suppression_figure,
 )
 from precise_shield.report.headline import safer_findings, verdict
+from precise_shield.report.gate import gate_tables
 from precise_shield.report.judging import judging_tables
 from precise_shield.report.markdown import render_markdown
 from precise_shield.report.overlap import modality_figure, overlap_figure
@@ -178,7 +179,7 @@ def render_html(summary: Summary, compare: Summary | None = None) -> str:
         where=where_findings(view),
         gaps=gap_table(view, [c.name for c in summary.conditions if c.kind in _GAP_KINDS]),
         claims=claims_table(view),
-        judging=judging_tables(view),
+        judging=[*judging_tables(view), *gate_tables(view)],
         labels=labels_table(view),
         sets=sets_table(view),
         attacks=attack_table(view),

@@ -11,13 +11,14 @@ from typing import Any
 import torch
 
 from precise_shield import __version__
-from precise_shield.align.delta import DirectUnits, Form, LoraRows, tuning
+from precise_shield.align.amplify import COUNTS, FORM, amplified
+from precise_shield.align.delta import Form, tuning
 from precise_shield.align.fit import StepInfo, fit
 from precise_shield.align.losses import TrainBatch
 from precise_shield.align.lowrank import low_rank
 from precise_shield.align.receipt import StoredReceipt, make_receipt, seal
 from precise_shield.align.slices import fingerprint
-from precise_shield.align.sparse import SparseDelta, undo
+from precise_shield.align.sparse import SparseDelta, applied, undo
 from precise_shield.align.spec import FitSpec
 from precise_shield.core.records import Example
 from precise_shield.core.sites import NeuronSet
@@ -25,6 +26,7 @@ from precise_shield.core.store import Stage, digest
 from precise_shield.core.summary import Condition, Receipt
 from precise_shield.models.encoding import encode
 from precise_shield.workflows.context import Run
+from precise_shield.workflows.plans import Plan
 
 FILES = 2
 """Schema of a training's stage folder."""
@@ -51,16 +53,30 @@ class Arm:
         return SparseDelta.load(self.delta_path)
 
 
-def form_of(run: Run) -> Form:
-    """The configured parameterisation."""
+@dataclass(frozen=True)
+class Settings:
+    """What a validation search may vary."""
+
+    learning_rate: float
+    max_steps: int | None
+    factor: float
+
+    def shown(self, plan: Plan) -> dict[str, float]:
+        """The settings that matter to a plan, by name."""
+        if plan.form is None:
+            return {"factor": self.factor}
+        steps = {} if self.max_steps is None else {"max_steps": float(self.max_steps)}
+        return {"learning_rate": self.learning_rate, **steps}
+
+
+def configured(run: Run) -> Settings:
+    """The settings as the configuration has them."""
     section = run.config.align
-    if section.form == "lora_rows":
-        return LoraRows(rank=section.rank, alpha=section.alpha, dropout=section.dropout)
-    return DirectUnits()
+    return Settings(section.learning_rate, section.max_steps, section.factor)
 
 
-def spec_of(run: Run, rows: int) -> FitSpec:
-    """The configured training settings."""
+def spec_of(run: Run, rows: int, settings: Settings) -> FitSpec:
+    """The configured training settings, with those of a search in their place."""
     section = run.config.align
     size = min(section.batch_size, rows)
     micro = min(section.micro_batch or size, size)
@@ -68,29 +84,62 @@ def spec_of(run: Run, rows: int) -> FitSpec:
         epochs=section.epochs,
         batch_size=size - size % micro,
         micro_batch=micro,
-        learning_rate=section.learning_rate,
+        learning_rate=settings.learning_rate,
         warmup=section.warmup,
         seed=run.config.seed,
-        max_steps=section.max_steps,
+        max_steps=settings.max_steps,
         reduction=section.reduction,
         kl_weight=section.kl_weight,
     )
 
 
-def train(run: Run, condition: Condition, neurons: NeuronSet, rows: Sequence[Example]) -> Arm:
-    form, spec = form_of(run), spec_of(run, len(rows))
-    made_by = run.made_by(
-        rows,
-        neurons=digest(neurons.to_json()),
-        form=asdict(form) | {"name": type(form).__name__},
-        fit=asdict(spec),
-        files=FILES,
-    )
+def make(run: Run, plan: Plan, settings: Settings) -> Arm:
+    """Train, or amplify, what a plan says; taken from the store if it is there.
+
+    Raises:
+        ReceiptError: something outside the chosen rows moved.
+    """
+    neurons = digest(plan.neurons.to_json())
+    if plan.form is None:
+        made_by = run.made_by([], neurons=neurons, factor=settings.factor, files=FILES)
+        what = f"amplify {plan.condition.name}: {len(plan.neurons)} neurons x {settings.factor:g}"
+    else:
+        spec = spec_of(run, len(plan.rows), settings)
+        form = asdict(plan.form) | {"name": type(plan.form).__name__}
+        made_by = run.made_by(plan.rows, neurons=neurons, form=form, fit=asdict(spec), files=FILES)
+        what = f"align {plan.condition.name}: {len(plan.neurons)} neurons"
+        what += "".join(f", {name} {value:g}" for name, value in settings.shown(plan).items())
     stage = run.store.stage("align", made_by)
-    with run.working(stage, f"align {condition.name}: {len(neurons)} neurons") as todo:
-        if todo:
-            _fit(run, stage, neurons, rows, form, spec)
-    return read_arm(run, condition, neurons, stage)
+    with run.working(stage, what) as todo:
+        if todo and plan.form is None:
+            _amplify(run, stage, plan.neurons, settings.factor)
+        elif todo and plan.form is not None:
+            _fit(run, stage, plan.neurons, plan.rows, plan.form, spec)
+    condition = plan.condition
+    if plan.form is None:
+        note = f"{condition.note}; factor {settings.factor:g}"
+        condition = condition.model_copy(update={"note": note})
+    return read_arm(run, condition, plan.neurons, stage)
+
+
+def _amplify(run: Run, stage: Stage, neurons: NeuronSet, factor: float) -> None:
+    bound = run.bound
+    before = seal(bound, neurons, FORM)
+    delta = amplified(bound, neurons, factor)
+    with applied(bound, delta):
+        receipt = make_receipt(
+            bound,
+            before,
+            delta,
+            FORM,
+            COUNTS,
+            condition="",
+            steps=0,
+            learning_rate=0.0,
+            final_loss=None,
+        )
+    stored = StoredReceipt(receipt, before, neurons, FORM, written(delta))
+    keep(stage, replace(delta, recipe=recipe_of(run, delta, None)), stored)
 
 
 def read_arm(run: Run, condition: Condition, neurons: NeuronSet, stage: Stage) -> Arm:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 from precise_shield.core.rates import or_null
 from precise_shield.core.records import Example, Label, Response, Verdict
 from precise_shield.core.summary import (
     Condition,
+    ConditionKind,
     DifferenceRow,
     GapRow,
     Judging,
@@ -140,12 +142,23 @@ def comparisons(states: Sequence[State]) -> list[tuple[str, str]]:
     """Which condition is compared with which: each with the base, each effect with its control."""
     kinds = {kind: [s.name for s in states if s.condition.kind == kind] for kind in KINDS}
     pairs = [(state.name, "base") for state in states[1:]]
-    pairs += [(name, control) for name in kinds["aligned"] for control in kinds["random_rows"]]
-    suppressed, beside = kinds["suppressed"], kinds["random_suppressed"]
-    return pairs + [(name, control) for name in suppressed for control in beside]
+    for kind, controls in BESIDE.items():
+        for name in kinds[kind]:
+            pairs += [(name, other) for control in controls for other in kinds[control]]
+    for name in kinds["zero_shot"]:
+        beside = [each for each in kinds["zero_shot_random"] if each.startswith(f"{name}-random-")]
+        pairs += [(name, control) for control in beside]
+    return pairs
 
 
-KINDS = ("aligned", "random_rows", "suppressed", "random_suppressed", "zero_shot")
+BESIDE = {
+    "aligned": ("random_rows", "benign_rows", "frozen_a", "lora", "full"),
+    "amplified": ("random_amplified",),
+    "suppressed": ("random_suppressed",),
+}
+"""Which kinds of condition an effect is set against."""
+
+KINDS = get_args(ConditionKind)
 
 
 def samples(run: Run, found: Evaluation) -> list[Sample]:

@@ -19,6 +19,8 @@ from precise_shield.workflows.explained import explained
 from precise_shield.workflows.gate import gates
 from precise_shield.workflows.identify import identify
 from precise_shield.workflows.judges import names_of
+from precise_shield.workflows.plans import arm_names
+from precise_shield.workflows.search import search_facts
 from precise_shield.workflows.summarise import summarise
 from precise_shield.workflows.verify import verify
 
@@ -36,7 +38,7 @@ def run_all(run: Run) -> Summary:
     held = gates(run, arms)
     more = explained(run, atlas, found)
     summary = summarise(run, atlas, facts, verified, arms, found, more)
-    summary = summary.model_copy(update={"gate": held})
+    summary = summary.model_copy(update={"gate": held, "search": search_facts(run)})
     run.store.write_text("summary.json", summary.model_dump_json(indent=1) + "\n")
     write_pages(run.folder)
     return summary
@@ -46,7 +48,7 @@ def budget(run: Run) -> str:
     """How much will be generated, before anything is."""
     section = run.config
     test = len(run.examples(section.evaluate.split))
-    arms = 1 + section.align.random_seeds + len(section.align.zero_shot)
+    arms = len(arm_names(section.align))
     conditions = 1 + arms + 1 + section.evaluate.random_suppressions  # base, arms, suppressed
     return (
         f"budget: {conditions} conditions x {test} test prompts = {conditions * test} answers of at"
@@ -60,15 +62,14 @@ def plan(run: Run) -> list[str]:
     for example in run.data.examples:
         splits[example.split] += 1
     section = run.config
-    arms = ["aligned", *(f"random-rows-{seed}" for seed in range(section.align.random_seeds))]
-    arms += [part.name for part in section.align.zero_shot]
+    names = arm_names(section.align)
     return [
         f"model     {section.model.path}",
         "data      " + ", ".join(f"{split} {count}" for split, count in splits.items()),
         f"identify  {section.identify.score} at {section.identify.position},"
         f" p {section.identify.p}, set {section.identify.chosen}",
         f"verify    {section.verify.random_sets} random sets on split {section.verify.split}",
-        f"align     {', '.join(arms)}",
+        f"align     {', '.join(names)}",
         f"evaluate  judge {', '.join(names_of(section))}, rule {section.evaluate.rule}",
         budget(run),
         f"folder    {run.folder}",

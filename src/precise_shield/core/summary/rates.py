@@ -15,7 +15,19 @@ Measure = Literal[
 benign, and other benign requests. `benign_correct`: benign requests answered as they should be."""
 
 ConditionKind = Literal[
-    "base", "aligned", "random_rows", "suppressed", "random_suppressed", "zero_shot"
+    "base",
+    "aligned",
+    "random_rows",
+    "benign_rows",
+    "frozen_a",
+    "lora",
+    "full",
+    "amplified",
+    "random_amplified",
+    "suppressed",
+    "random_suppressed",
+    "zero_shot",
+    "zero_shot_random",
 ]
 
 

@@ -10,6 +10,8 @@ from precise_shield.core.records import Modality, Split
 from precise_shield.workflows.sections.base import Section
 from precise_shield.workflows.sections.gate import GateSection, SearchSection
 
+ArmName = Literal["benign_rows", "frozen_a", "lora", "lora_matched", "full", "amplified"]
+
 
 class ZeroShotSection(Section):
     name: str
@@ -75,8 +77,22 @@ class AlignSection(Section):
     random_seeds: int = Field(default=1, ge=1)
     """Random-row controls, each trained with the same budget."""
 
+    arms: list[ArmName] = []
+    """Further trainings of the same rows of data, beside the chosen neurons and the random ones:
+    `benign_rows` neurons that only benign inputs select, as many a layer; `frozen_a` the chosen
+    rows of B alone, A staying random; `lora` plain LoRA on gate and up of every layer at the same
+    rank; `lora_matched` the same at the rank whose parameter count is nearest; `full` every row
+    and column of every layer; `amplified` no training, the chosen neurons' down columns times
+    `factor`, with a random control."""
+
+    factor: float = Field(default=2.0, ge=1)
+    """By how much `amplified` scales; at least 1, for less would suppress."""
+
     zero_shot: list[ZeroShotSection] = []
     """Further trainings on a part of the data, to see what transfers."""
+
+    zero_shot_seeds: int = Field(default=1, ge=0)
+    """Random-row controls of each zero-shot training, on the same part of the data."""
 
     gate: GateSection = GateSection()
     """What the aligned model has to keep before it is exported."""

@@ -1,0 +1,247 @@
+"""Which trainings a run makes: the chosen neurons, and what they are compared with."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, replace
+
+from precise_shield.align.delta import DirectUnits, Form, LoraRows
+from precise_shield.core.errors import EmptyCellError, EmptySetError
+from precise_shield.core.records import Example, Modality
+from precise_shield.core.sites import NeuronSet
+from precise_shield.core.summary import Condition
+from precise_shield.identify.collect import Stats
+from precise_shield.identify.select import Draws, contrast, evaluate, named_sets, require, whole
+from precise_shield.workflows.context import Run, wanted
+from precise_shield.workflows.controls import control
+from precise_shield.workflows.identify import Atlas, collect_stats, selection
+from precise_shield.workflows.sections.align import AlignSection, ArmName, ZeroShotSection
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One arm before it is made."""
+
+    condition: Condition
+    neurons: NeuronSet
+    rows: list[Example]
+    form: Form | None
+    """None amplifies without training."""
+
+    like: str
+    """Name of the arm whose validation search settles the settings; often its own."""
+
+
+def plans(run: Run, atlas: Atlas) -> list[Plan]:
+    """Every arm of the configuration, the chosen neurons first, each beside its control.
+
+    Raises:
+        EmptyCellError: no training rows are left for an arm.
+        EmptySetError: there are no neurons for an arm.
+    """
+    section = run.config.align
+    rows = rows_of(run, section.languages, section.modalities)
+    form = form_of(run)
+    tuned = Condition(
+        name="aligned",
+        kind="aligned",
+        label="safety neurons tuned",
+        note=f"{len(atlas.neurons)} neurons of {atlas.chosen}, {len(rows)} rows",
+    )
+    made = [Plan(tuned, atlas.neurons, rows, form, "aligned")]
+    for seed in range(section.random_seeds):
+        beside = Condition(
+            name=f"random-rows-{seed}",
+            kind="random_rows",
+            label="random neurons tuned" + (f", seed {seed}" if seed else ""),
+            note="as many other neurons of the same layers, same rows, same budget",
+        )
+        drawn = control(run, atlas, atlas.neurons, seed)
+        made.append(Plan(beside, drawn, rows, form, "random-rows-0"))
+    for name in section.arms:
+        made += _further(run, atlas, name, rows, form)
+    for part in section.zero_shot:
+        made += _zero_shot(run, atlas, part, form)
+    return made
+
+
+def arm_names(section: AlignSection) -> list[str]:
+    """The conditions that `plans` makes, without a model or data."""
+    names = ["aligned", *(f"random-rows-{seed}" for seed in range(section.random_seeds))]
+    for arm in section.arms:
+        names.append(arm.replace("_", "-"))
+        names += ["random-amplified"] if arm == "amplified" else []
+    for part in section.zero_shot:
+        names.append(part.name)
+        names += [f"{part.name}-random-{seed}" for seed in range(section.zero_shot_seeds)]
+    return names
+
+
+def rows_of(
+    run: Run, languages: list[str] | None, modalities: list[Modality] | None
+) -> list[Example]:
+    """Training rows of some languages and modalities; both harms must be among them."""
+    rows = [
+        example
+        for example in run.examples(*run.config.align.splits)
+        if wanted(example, languages, modalities)
+    ]
+    harms = {row.harm for row in rows}
+    if harms != {"harmful", "benign"}:
+        raise EmptyCellError(
+            f"training on languages {languages} and modalities {modalities} needs harmful and"
+            f" benign rows, found {len(rows)} rows of {sorted(harms) or 'neither'}."
+        )
+    return rows
+
+
+def form_of(run: Run) -> Form:
+    """The configured parameterisation."""
+    section = run.config.align
+    if section.form == "lora_rows":
+        return LoraRows(rank=section.rank, alpha=section.alpha, dropout=section.dropout)
+    return DirectUnits()
+
+
+def _further(run: Run, atlas: Atlas, name: ArmName, rows: list[Example], form: Form) -> list[Plan]:
+    if name == "amplified":
+        return _amplified(run, atlas, rows)
+    plain = LoraRows(rank=run.config.align.rank, dropout=run.config.align.dropout)
+    plain = replace(plain, alpha=run.config.align.alpha)
+    every = NeuronSet.of({site: range(width) for site, width in atlas.widths.items()})
+    if name == "benign_rows":
+        neurons = benign_only(run, atlas)
+        condition = Condition(
+            name="benign-rows",
+            kind="benign_rows",
+            label="benign-only neurons tuned",
+            note=f"{len(neurons)} neurons that benign inputs select and harmful ones do not",
+        )
+        return [Plan(condition, neurons, rows, form, "benign-rows")]
+    if name == "frozen_a":
+        frozen = form if isinstance(form, LoraRows) else plain
+        condition = Condition(
+            name="frozen-a",
+            kind="frozen_a",
+            label="safety neurons tuned, A frozen",
+            note="the chosen rows of B alone are trained; A stays at its random start",
+        )
+        made = Plan(condition, atlas.neurons, rows, replace(frozen, freeze_a=True), "frozen-a")
+        return [made]
+    if name == "full":
+        condition = Condition(
+            name="full",
+            kind="full",
+            label="all feed-forward weights tuned",
+            note="every row of gate and up and every column of down, in every layer",
+        )
+        return [Plan(condition, every, rows, DirectUnits(), "full")]
+    rank = plain.rank if name == "lora" else matched_rank(run, atlas, form)
+    condition = Condition(
+        name=name.replace("_", "-"),
+        kind="lora",
+        label=f"plain LoRA, rank {rank}",
+        note="gate and up of every layer" + ("; like count" if name == "lora_matched" else ""),
+    )
+    scaled = replace(plain, rank=rank, alpha=plain.alpha * rank / plain.rank)
+    return [Plan(condition, every, rows, scaled, condition.name)]
+
+
+def _amplified(run: Run, atlas: Atlas, rows: list[Example]) -> list[Plan]:
+    chosen = Condition(
+        name="amplified",
+        kind="amplified",
+        label="safety neurons amplified",
+        note="down columns scaled up, no training",
+    )
+    beside = Condition(
+        name="random-amplified",
+        kind="random_amplified",
+        label="random neurons amplified",
+        note="as many other neurons of the same layers, same factor",
+    )
+    drawn = control(run, atlas, atlas.neurons, 0)
+    return [
+        Plan(chosen, atlas.neurons, rows, None, "amplified"),
+        Plan(beside, drawn, rows, None, "random-amplified"),
+    ]
+
+
+def _zero_shot(run: Run, atlas: Atlas, part: ZeroShotSection, form: Form) -> list[Plan]:
+    rows = rows_of(run, part.languages, part.modalities)
+    which = part.chosen or atlas.chosen
+    neurons = require(which, evaluate(which, atlas.sets), atlas.sets)
+    seen = f"{', '.join(part.languages or ['all languages'])}; "
+    seen += ", ".join(part.modalities or ["all"])
+    condition = Condition(
+        name=part.name,
+        kind="zero_shot",
+        label=f"tuned on {seen} only",
+        note=f"{len(neurons)} neurons of {which}, {len(rows)} rows; the rest is zero-shot",
+    )
+    made = [Plan(condition, neurons, rows, form, "aligned")]
+    for seed in range(run.config.align.zero_shot_seeds):
+        beside = Condition(
+            name=f"{part.name}-random-{seed}",
+            kind="zero_shot_random",
+            label=f"random neurons tuned on {seen} only",
+            note="as many other neurons of the same layers, same rows, same budget",
+        )
+        drawn = control(run, atlas, neurons, seed)
+        made.append(Plan(beside, drawn, rows, form, "random-rows-0"))
+    return made
+
+
+def benign_only(run: Run, atlas: Atlas) -> NeuronSet:
+    """As many neurons a layer as were chosen, that benign inputs select and harmful do not.
+
+    The same score, position, p and set expression with the two arms exchanged: T_benign
+    without T_harmful. Layers that have more give a seeded draw; layers that have fewer are filled
+    up from the same difference in any single cell, and stay smaller if that does not do.
+
+    Raises:
+        EmptySetError: no layer has any.
+    """
+    section = run.config.identify
+    stats = Stats.load(collect_stats(run).path("stats.safetensors"))
+    straight = whole()
+    swapped = Draws(harmful=straight.benign, benign=straight.harmful)
+    cells = {
+        place: contrast(stats, place, selection(run), swapped).draw(0) for place in atlas.places
+    }
+    sets = named_sets(cells, section.anchor)
+    first = evaluate(section.chosen, sets) - atlas.neurons
+    rest = sets["all"] - atlas.neurons - first
+    drawn = {}
+    for site, ids in atlas.neurons.units.items():
+        rng = random.Random(f"{run.config.seed}/{site}")
+        pools = [list(each.units.get(site, ())) for each in (first, rest)]
+        for pool in pools:
+            rng.shuffle(pool)
+        drawn[site] = [*pools[0], *pools[1]][: len(ids)]
+    found = NeuronSet.of(drawn)
+    if not found:
+        raise EmptySetError(
+            "no neuron is selected by benign inputs alone, so there is no such arm; leave"
+            " benign_rows out of align.arms."
+        )
+    return found
+
+
+def matched_rank(run: Run, atlas: Atlas, form: Form) -> int:
+    """Rank at which plain LoRA on gate and up of every layer trains about as many parameters.
+
+    At least 1: where even rank 1 is larger, the arm has more parameters, and its receipt says so.
+    """
+    each, chosen = 0, 0
+    for site, spot in run.bound.sites.items():
+        count = len(atlas.neurons.units.get(site, ()))
+        for own in spot.owned:
+            fan = int(own.weight.shape[1 - own.dim])
+            if own.role != "down":
+                each += fan + spot.width
+            if isinstance(form, LoraRows) and own.role != "down":
+                chosen += form.rank * ((fan if count else 0) + count)
+            elif isinstance(form, DirectUnits) and own.role in form.parts:
+                chosen += fan * count
+    return max(1, round(chosen / each))

@@ -1,0 +1,197 @@
+"""Every arm has the same data, budget and search, and is what its name says."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import tiny_folders
+from precise_shield.align.amplify import amplified
+from precise_shield.align.sparse import SparseDelta, applied
+from precise_shield.core.errors import ConfigError
+from precise_shield.core.summary.gate import Standing, TrialFacts
+from precise_shield.intervene.edits import intervening, scale
+from precise_shield.models.encoding import encode
+from precise_shield.workflows.align import align
+from precise_shield.workflows.config import parse_config
+from precise_shield.workflows.context import started
+from precise_shield.workflows.evaluate import comparisons
+from precise_shield.workflows.identify import identify
+from precise_shield.workflows.plans import arm_names, plans
+from precise_shield.workflows.search import matched, search_facts, settle
+from precise_shield.workflows.sections.gate import SearchSection
+
+CONFIG = """
+name: arms
+model: {{path: {model}, dtype: float32, device: cpu}}
+data:
+  sources: [{{source: sandbox, limit: 2}}]
+  languages: [en]
+  modalities: [text]
+  benign_targets: given
+identify: {{p: 0.1, sweep: [], chosen: all, draws: 19}}
+align:
+  max_steps: 2
+  batch_size: 4
+  arms: [benign_rows, frozen_a, lora, lora_matched, full, amplified]
+  zero_shot: [{{name: english, languages: [en]}}]
+  gate: {{per_cell: 1}}
+evaluate: {{max_new_tokens: 2, kl_rows: 2}}
+"""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("arms")
+    model = tiny_folders.tiny_loaded("llama", folder / "llama").folder
+    return started(parse_config(CONFIG.format(model=model)), folder / "run", quiet=True)
+
+
+@pytest.fixture(scope="module")
+def arms(run):
+    before = {k: v.clone() for k, v in run.loaded.model.state_dict().items()}
+    made = {arm.condition.name: arm for arm in align(run)}
+    assert all(torch.equal(v, before[k]) for k, v in run.loaded.model.state_dict().items())
+    return made
+
+
+def test_every_arm_trains_on_the_same_rows_with_the_same_budget(run, arms):
+    atlas = identify(run)
+    every = {plan.condition.name: plan for plan in plans(run, atlas)}
+    assert list(every) == list(arms) == arm_names(run.config.align)
+    rows = {name: [row.id for row in plan.rows] for name, plan in every.items()}
+    assert all(ids == rows["aligned"] for ids in rows.values())
+    trained = {n: arm.receipt for n, arm in arms.items() if every[n].form is not None}
+    assert {receipt.steps for receipt in trained.values()} == {2}
+    assert all(receipt.untouched_verified for receipt in trained.values())
+    assert {arms[n].receipt.steps for n in ("amplified", "random-amplified")} == {0}
+
+
+def test_arms_are_what_their_names_say(run, arms):
+    atlas, chosen = identify(run), arms["aligned"]
+    width = sum(atlas.widths.values())
+    assert len(arms["lora"].neurons) == len(arms["full"].neurons) == width
+    for control in ("random-rows-0", "benign-rows"):
+        assert not arms[control].neurons & chosen.neurons
+        assert arms[control].neurons.counts().keys() <= chosen.neurons.counts().keys()
+    assert len(arms["random-rows-0"].neurons) == len(chosen.neurons)
+    assert 0 < len(arms["benign-rows"].neurons) <= len(chosen.neurons)
+    assert arms["frozen-a"].neurons == chosen.neurons
+    rows, with_a = chosen.receipt.trained_b_rows, chosen.receipt.trained_with_a
+    assert arms["frozen-a"].receipt.trained_with_a == rows < with_a
+    sizes = {name: arm.receipt.trained_with_a for name, arm in arms.items()}
+    assert sizes["lora-matched"] < sizes["lora"] < sizes["full"]
+    assert abs(sizes["lora-matched"] - with_a) <= abs(sizes["lora"] - with_a)
+    # full: every weight of gate, up and down of three layers, hidden 16, width 24
+    assert sizes["full"] == 3 * 3 * 16 * 24
+    assert arms["english"].neurons == chosen.neurons
+    assert not arms["english-random-0"].neurons & chosen.neurons
+
+
+def test_benign_rows_are_the_harmful_contrast_turned_round(run, arms):
+    """Every one of them is in the benign arm's top and not in the harmful arm's."""
+    from precise_shield.core.records import Cell
+    from precise_shield.identify.collect import Stats
+    from precise_shield.workflows.identify import collect_stats
+
+    stats = Stats.load(collect_stats(run).path("stats.safetensors"))
+    seen = 0
+    for site, ids in arms["benign-rows"].neurons.units.items():
+        norms = stats.norms[site]
+        top = {}
+        for harm in ("harmful", "benign"):
+            pooled = stats.at(site, Cell("en", "text", harm), "response_mean").pooled()
+            importance = pooled.mean.abs() * norms
+            top[harm] = set(importance.argsort(descending=True)[: int(0.1 * len(norms))].tolist())
+        assert set(ids) <= top["benign"] - top["harmful"]
+        seen += len(ids)
+    assert seen == len(arms["benign-rows"].neurons) > 0
+
+
+def test_amplification_folds_into_the_weights_what_the_edit_does(run, arms):
+    """Scaled columns give the logits of the model whose activations are scaled."""
+    rows = run.examples("train")[:2]
+    inputs = encode(run.loaded, rows, [row.target or "" for row in rows]).inputs
+    neurons = identify(run).neurons
+    with torch.no_grad():
+        base = run.loaded.model(**inputs).logits
+        with intervening(run.bound, neurons, scale(2.0)):
+            edited = run.loaded.model(**inputs).logits
+        with applied(run.bound, arms["amplified"].delta()):
+            folded = run.loaded.model(**inputs).logits
+    torch.testing.assert_close(folded, edited, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(folded, base, atol=1e-3)
+
+
+def test_no_factor_below_one_and_no_silence(run):
+    neurons = identify(run).neurons
+    with pytest.raises(ConfigError, match="below 1"):
+        amplified(run.bound, neurons, 0.0)
+    with pytest.raises(ConfigError, match=r"align\.factor"):
+        parse_config(CONFIG.format(model="x"), ["align.factor=0.5"])
+    assert amplified(run.bound, neurons, 1.0).changed_weights() == 0
+
+
+def test_effects_stand_beside_their_controls(run, arms):
+    from precise_shield.workflows.conditions import aligned_state, base_state
+
+    pairs = comparisons([base_state(), *map(aligned_state, arms.values())])
+    for pair in [
+        ("aligned", "random-rows-0"), ("aligned", "benign-rows"), ("aligned", "lora"),
+        ("aligned", "full"), ("amplified", "random-amplified"), ("english", "english-random-0"),
+    ]:  # fmt: skip
+        assert pair in pairs
+
+
+def test_every_arm_gets_the_same_search(run, arms):
+    changes = ["align.arms=[amplified]", "align.zero_shot=[]",
+               "align.search={learning_rate: [0.001, 0.01], max_steps: [1, 2], factor: [1.5, 2]}",
+               ]  # fmt: skip
+    again = started(
+        parse_config(CONFIG.format(model=run.config.model.path), changes), run.folder, quiet=True
+    )
+    facts = search_facts(again)
+    by_arm = {}
+    for trial in facts.trials:
+        by_arm.setdefault(trial.arm, []).append(trial)
+    assert [t.settings for t in by_arm["aligned"]] == [t.settings for t in by_arm["random-rows-0"]]
+    assert {len(by_arm[name]) for name in ("aligned", "random-rows-0")} == {4}
+    assert [t.settings for t in by_arm["amplified"]] == [{"factor": 1.5}, {"factor": 2.0}]
+    assert all(sum(t.picked for t in trials) == 1 for trials in by_arm.values())
+    picked = settle(again, plans(again, identify(again)))["aligned"].settings
+    receipt = {arm.condition.name: arm.receipt for arm in align(again)}["aligned"]
+    assert (receipt.learning_rate, receipt.steps) == (picked.learning_rate, picked.max_steps)
+    assert search_facts(run) is None
+
+
+def trial(arm, gap, over, kl, **settings):
+    standing = Standing(
+        condition=arm, contrast="matched", gap=gap, gap_low=None, gap_high=None,
+        refusal_harmful=None, attack_success=None, over_refusal=over, benign_kl=kl,
+        harmful=9, benign=9, unscored=0,
+    )  # fmt: skip
+    return TrialFacts(arm=arm, settings=settings, standing=standing, passed=True)
+
+
+def test_arms_are_compared_where_their_cost_is_alike():
+    """The best of each would be 0.9 against 0.8; at like cost it is 0.4 against 0.8."""
+    trials = [
+        trial("aligned", 0.9, 0.30, 0.5, learning_rate=1.0),
+        trial("aligned", 0.4, 0.02, 0.1, learning_rate=0.1),
+        trial("lora", 0.8, 0.01, 0.1, learning_rate=1.0),
+        trial("full", 0.8, None, 0.1, learning_rate=1.0),
+    ]
+    pairs = matched(SearchSection(), trials)
+    assert [pair.other for pair in pairs] == ["lora"]  # an unknown cost cannot be matched
+    assert pairs[0].settings == {"learning_rate": 0.1}
+    assert pairs[0].gap_difference == pytest.approx(-0.4)
+    assert pairs[0].close
+    apart = matched(SearchSection(matched_kl=0.01), [*trials[:1], *trials[2:]])[0]
+    assert not apart.close
+    assert apart.benign_kl_mismatch == pytest.approx(0.4)
+
+
+def test_a_delta_of_an_arm_reads_back(arms):
+    delta = SparseDelta.load(arms["amplified"].delta_path)
+    assert delta.form == "amplified"
+    assert delta.recipe["factor"] == 2.0
