@@ -92,7 +92,7 @@ def test_benign_rows_are_the_harmful_contrast_turned_round(run, arms):
     """Every one of them is in the benign arm's top and not in the harmful arm's."""
     from precise_shield.core.records import Cell
     from precise_shield.identify.collect import Stats
-    from precise_shield.workflows.identify import collect_stats
+    from precise_shield.workflows.collecting import collect_stats
 
     stats = Stats.load(collect_stats(run).path("stats.safetensors"))
     seen = 0

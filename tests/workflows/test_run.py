@@ -29,6 +29,7 @@ def test_every_run_leaves_a_summary_that_reads_back(finished):
         "aligned",
         "random_rows",
         "zero_shot",
+        "zero_shot_random",
         "suppressed",
         "random_suppressed",
     ]
@@ -107,7 +108,8 @@ def test_the_model_is_as_it_came_after_a_whole_run(finished, config_text, tmp_pa
 def test_the_receipt_says_that_only_chosen_rows_moved(finished):
     _, summary = finished
     receipts = {receipt.condition: receipt for receipt in summary.receipts}
-    assert set(receipts) == {"aligned", "random-rows-0", "text-to-image"}
+    names = {"aligned", "random-rows-0", "text-to-image", "text-to-image-random-0"}
+    assert set(receipts) == names
     chosen, control = receipts["aligned"], receipts["random-rows-0"]
     assert all(receipt.untouched_verified for receipt in summary.receipts)
     assert (chosen.neurons, chosen.trained_with_a) == (control.neurons, control.trained_with_a)

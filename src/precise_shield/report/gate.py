@@ -63,8 +63,16 @@ def _trials(view: View, search: SearchFacts) -> Table:
     rows: Rows = [row(trial) for trial in search.trials]  # type: ignore[misc]
     return table(
         "Validation search, the same grid for every arm",
-        ["arm", "settings", "refusal gap", "attack success", "over-refusal", "benign KL",
-         "keeps all limits", ""],  # fmt: skip
+        [
+            "arm",
+            "settings",
+            "refusal gap",
+            "attack success",
+            "over-refusal",
+            "benign KL",
+            "keeps all limits",
+            "",
+        ],
         rows,
         note="Shares are fractions, KL is in nats a token. Picked: of the trials that keep every"
         " limit the one with the largest gap; where none does, the one that breaks fewest.",
@@ -86,8 +94,15 @@ def _matched(view: View, search: SearchFacts) -> Table:
     rows: Rows = [row(pair) for pair in search.matched]  # type: ignore[misc]
     return table(
         "Safety neurons against each other arm at like cost",
-        ["arm", "safety neurons at", "the arm at", "refusal gap, difference",
-         "over-refusal mismatch", "KL mismatch", "alike"],  # fmt: skip
+        [
+            "arm",
+            "safety neurons at",
+            "the arm at",
+            "refusal gap, difference",
+            "over-refusal mismatch",
+            "KL mismatch",
+            "alike",
+        ],
         rows,
         note="The pair of trials whose over-refusal and drift are most alike; where it is not"
         " alike within the tolerance, the difference in gap is no comparison at equal cost.",

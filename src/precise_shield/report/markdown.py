@@ -11,12 +11,12 @@ from precise_shield.report.evidence import (
     changed_findings,
     where_findings,
 )
+from precise_shield.report.gate import gate_tables
 from precise_shield.report.headline import (
     Finding,
     safer_findings,
     verdict,
 )
-from precise_shield.report.gate import gate_tables
 from precise_shield.report.judging import judging_tables
 from precise_shield.report.sureness import sureness_tables
 from precise_shield.report.tables import (

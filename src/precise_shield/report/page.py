@@ -36,8 +36,8 @@ from precise_shield.report.figures import (
     rate_maps,
     suppression_figure,
 )
-from precise_shield.report.headline import safer_findings, verdict
 from precise_shield.report.gate import gate_tables
+from precise_shield.report.headline import safer_findings, verdict
 from precise_shield.report.judging import judging_tables
 from precise_shield.report.markdown import render_markdown
 from precise_shield.report.overlap import modality_figure, overlap_figure

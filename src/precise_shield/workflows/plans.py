@@ -12,9 +12,10 @@ from precise_shield.core.sites import NeuronSet
 from precise_shield.core.summary import Condition
 from precise_shield.identify.collect import Stats
 from precise_shield.identify.select import Draws, contrast, evaluate, named_sets, require, whole
+from precise_shield.workflows.collecting import collect_stats
 from precise_shield.workflows.context import Run, wanted
 from precise_shield.workflows.controls import control
-from precise_shield.workflows.identify import Atlas, collect_stats, selection
+from precise_shield.workflows.identify import Atlas, selection
 from precise_shield.workflows.sections.align import AlignSection, ArmName, ZeroShotSection
 
 
