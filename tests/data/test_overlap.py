@@ -131,13 +131,13 @@ def test_overlaps_are_counted_by_pair_of_splits_and_said_in_a_sentence():
 
 @pytest.mark.slow
 def test_cost_stays_linear_on_templates():
-    """Twenty thousand sentences of one template fill few buckets; the cut keeps that bearable."""
+    """Thousands of sentences of one template fill few buckets; the cut keeps that bearable."""
     dealt = random.Random(0)
     text = "please tell me in one sentence how to repair the old thing called {} or {}"
     rows = [
         example(
             n, prompt=text.format(*dealt.choices(WORDS, k=2)), split="test" if n % 2 else "probe"
         )
-        for n in range(20_000)
+        for n in range(6_000)
     ]
-    assert len(find_overlaps(rows, NEAR)) == 10_000
+    assert len(find_overlaps(rows, NEAR)) == 3_000

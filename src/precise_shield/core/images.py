@@ -53,7 +53,19 @@ def open_image(path: Path | str, max_pixels: int | None = None) -> Image.Image:
     Raises:
         DataError: no regular file, too large, a format not in `FORMATS`, or damaged.
     """
-    path = Path(path)
+    return _opened(Path(path), max_pixels, whole=True).convert("RGB")
+
+
+def peek_image(path: Path | str, max_pixels: int | None = None) -> None:
+    """Check what a picture's header says, without decoding it; for many pictures at once.
+
+    Raises:
+        DataError: as `open_image`, but for damage behind the header.
+    """
+    _opened(Path(path), max_pixels, whole=False)
+
+
+def _opened(path: Path, max_pixels: int | None, *, whole: bool) -> Image.Image:
     try:
         if not path.is_file():
             raise DataError(f"picture {path} is no regular file. Add it, or correct the row.")
@@ -62,7 +74,7 @@ def open_image(path: Path | str, max_pixels: int | None = None) -> Image.Image:
             raise DataError(f"picture {path} has {size} bytes, more than {MAX_BYTES}. Shrink it.")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            return _decode(path, MAX_PIXELS if max_pixels is None else max_pixels)
+            return _decode(path, MAX_PIXELS if max_pixels is None else max_pixels, whole)
     except Image.DecompressionBombError as error:
         raise DataError(f"picture {path} is a decompression bomb ({error}).") from error
     except (*_BROKEN, OverflowError, struct.error, zlib.error) as error:
@@ -72,7 +84,7 @@ def open_image(path: Path | str, max_pixels: int | None = None) -> Image.Image:
         ) from error
 
 
-def _decode(path: Path, max_pixels: int) -> Image.Image:
+def _decode(path: Path, max_pixels: int, whole: bool) -> Image.Image:
     with Image.open(path, formats=FORMATS) as image:
         width, height = image.size
         if width * height > max_pixels:
@@ -80,6 +92,8 @@ def _decode(path: Path, max_pixels: int) -> Image.Image:
                 f"picture {path} is {width} x {height}, more than {max_pixels} pixels."
                 " Shrink it, or raise the bound."
             )
+        if not whole:
+            return image
         image.load()
         upright = ImageOps.exif_transpose(image)
     if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:

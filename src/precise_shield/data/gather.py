@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from precise_shield.core.errors import DataError
-from precise_shield.core.records import Example, Harm, Split
+from precise_shield.core.images import peek_image
+from precise_shield.core.records import Example, Harm, Modality, Split
 from precise_shield.core.registry import Registry
 from precise_shield.data.contrast import share_of, split_of
 from precise_shield.data.manifest import Loaded, OnBadRow, Problem, finish
@@ -41,6 +42,15 @@ class SourceOptions(BaseModel):
 
     limit: int | None = Field(default=None, ge=1)
     """At most so many groups of each split and harm, the same ones in every language."""
+
+    columns: dict[str, str] = Field(default_factory=dict)
+    """For `hub`: which column, or which constant written `=constant`, gives a manifest field."""
+
+    subset: str | None = None
+    """For `hub`: name of the published configuration."""
+
+    revision: str | None = None
+    """For `hub`: commit or tag of the data set."""
 
     seed: int = 0
     """Of the dealing by `fractions`."""
@@ -77,29 +87,43 @@ class Gather:
         default: Split | Mapping[Split, float],
         row: int | None = None,
         deal_by: str = "",
+        *,
+        variant: str = "",
+        family: str = "",
+        image: Path | None = None,
+        modality: Modality = "text",
         **more: Any,
     ) -> None:
-        """Add a row; `key` is its request's name in the data set, `default` its split."""
+        """Add a row; `key` is its request's name in the data set, `default` its split.
+
+        Rows of one key are one group; `variant` tells renderings of it apart. `family` is the data
+        set that names the request, where another one took it from there.
+        """
         options = self.options
         if not self.wants(language) or options.harm not in (None, harm):
             return
         if not prompt.strip():
             self.problems.append(Problem(row, f"the {language} prompt is blank"))
             return
-        group = f"{self.name}:{key}"
-        if f"{group}:{language}" in self.ids:
+        group = f"{family or self.name}:{key}"
+        name = ":".join(part for part in (self.name, key, variant, language) if part)
+        if name in self.ids:
             self.problems.append(Problem(row, f"{key!r} in {language} is given twice"))
             return
-        self.ids.add(f"{group}:{language}")
+        if image is not None and (problem := _unusable(image)):
+            self.problems.append(Problem(row, problem))
+            return
+        self.ids.add(name)
         split = default if options.fractions is None else options.fractions
         split = options.split or split
         if not isinstance(split, str):
             split = split_of(f"{self.name}:{deal_by}" if deal_by else group, split, options.seed)
         self.examples.append(
             Example(
-                id=f"{group}:{language}",
+                id=name,
                 language=language,
-                modality="text",
+                modality=modality,
+                image=None if image is None else str(image.resolve()),
                 harm=harm,
                 prompt=prompt.strip(),
                 split=split,
@@ -109,11 +133,33 @@ class Gather:
             )
         )
 
+    def parts(self, known: Iterable[str], default: Iterable[str] | None = None) -> list[str]:
+        """The published parts that are asked for, of those that are there.
+
+        Raises:
+            DataError: a part that is asked for is not there.
+        """
+        there = sorted(known)
+        if unknown := sorted(set(self.options.parts) - set(there)):
+            raise DataError(
+                f"no part {', '.join(unknown)} in {self.options.path}; there are {there}"
+            )
+        wanted = set(self.options.parts or (there if default is None else default))
+        return [part for part in there if part in wanted]
+
     def done(self) -> Loaded:
         """Give what was collected; the errors are those of `load_source`."""
         must_have(self.options, self.languages, self.name)
         kept = limited(self.examples, self.options.limit)
         return finish(self.options.path, kept, self.problems, self.options.on_bad_row)
+
+
+def _unusable(image: Path) -> str | None:
+    try:
+        peek_image(image)
+    except DataError as error:
+        return str(error)
+    return None
 
 
 def must_have(options: SourceOptions, there: set[str], name: str) -> None:

@@ -9,7 +9,7 @@ about one row.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from importlib import resources
@@ -20,7 +20,7 @@ from precise_shield.core.errors import DataError
 from precise_shield.core.images import MAX_PIXELS, inside, open_image
 from precise_shield.core.records import HARMS, MODALITIES, SPLITS, Example, Form
 from precise_shield.core.registry import suggestion
-from precise_shield.data.rows import READERS, Values
+from precise_shield.data.rows import READERS, Numbered, Values
 
 OnBadRow = Literal["stop", "skip"]
 
@@ -133,10 +133,17 @@ def _scan(path: Path, max_pixels: int) -> tuple[list[Example], list[Problem]]:
         folder = path.parent.resolve()
     except (OSError, ValueError) as error:
         return [], [Problem(None, f"cannot be read ({error})")]
+    return checked(reader(data, REQUIRED), folder, max_pixels)
+
+
+def checked(
+    rows: Iterable[Numbered], folder: Path, max_pixels: int = MAX_PIXELS
+) -> tuple[list[Example], list[Problem]]:
+    """Hold every rule of the format against rows from anywhere; pictures lie in `folder`."""
     rules = _Rules(folder, max_pixels)
     examples: list[Example] = []
     problems: list[Problem] = []
-    for number, row in reader(data, REQUIRED):
+    for number, row in rows:
         found = [row] if isinstance(row, str) else rules.broken_by(row)
         problems.extend(Problem(number, message) for message in found)
         if not found and not isinstance(row, str):
@@ -156,13 +163,13 @@ class _Rules:
 
     def broken_by(self, row: Values) -> list[str]:
         """Say each rule that the row breaks; the values of a good row are made ready."""
-        for name in [key for key, value in row.items() if value is None]:
-            del row[name]
         found = [
-            f"unknown field {name!r}.{suggestion(name, list(KNOWN))}"
+            f"unknown field {name!r:.60}.{suggestion(name, list(KNOWN))}"
             for name in row
             if name not in KNOWN
         ]
+        for name in [key for key, value in row.items() if value is None]:
+            del row[name]
         found += [f"{name} is missing" for name in REQUIRED if name not in row]
         found += [text for name in row if name in KNOWN and (text := _bad_value(row, name))]
         return found or self._across(row)

@@ -7,21 +7,29 @@ default. `split` puts all rows into one split; `fractions` deals groups by hash.
 
 from __future__ import annotations
 
-import ast
 import json
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from precise_shield.core.errors import DataError
-from precise_shield.core.records import Example, Harm, Split
-from precise_shield.data.contrast import split_of
-from precise_shield.data.gather import SOURCES, Gather, SourceOptions, limited, must_have
-from precise_shield.data.manifest import Loaded, Problem, finish, load
-from precise_shield.data.tables import find, read_table
+from precise_shield.core.records import Harm, Split
+from precise_shield.data.gather import SOURCES, Gather, SourceOptions, limited
+from precise_shield.data.manifest import Loaded, Problem, load
+from precise_shield.data.sets import hub, pictures, texts, utility  # each registers its sets
+from precise_shield.data.sets.choosing import chosen
+from precise_shield.data.tables import find, listed, read_table
 
-__all__ = ["SOURCES", "SourceOptions", "limited", "load_source"]
+__all__ = [
+    "SOURCES",
+    "SourceOptions",
+    "hub",
+    "limited",
+    "load_source",
+    "pictures",
+    "texts",
+    "utility",
+]
 
 
 def load_source(name: str, options: SourceOptions) -> Loaded:
@@ -46,21 +54,12 @@ def manifest(options: SourceOptions) -> Loaded:
     """A manifest of one's own; its split column decides unless `split` or `fractions` is given."""
     _no_parts(options, "manifest")
     if not options.path.exists():
-        raise DataError(f"no manifest at {options.path}. Give the path of a .jsonl or .csv file.")
+        raise DataError(
+            f"no manifest at {options.path}. Give the path of a .jsonl, .csv or .parquet file."
+        )
     read = load(options.path, options.on_bad_row)
-    must_have(options, {row.language for row in read.examples}, "the manifest")
-    chosen: list[Example] = []
-    for row in read.examples:
-        if options.languages and row.language not in options.languages:
-            continue
-        if options.harm not in (None, row.harm):
-            continue
-        split = options.split or row.split
-        if options.fractions is not None:
-            split = split_of(row.group, options.fractions, options.seed)
-        chosen.append(replace(row, split=split))
-    kept = limited(chosen, options.limit)
-    return finish(options.path, kept, read.dropped, "skip")
+    skipping = options.model_copy(update={"on_bad_row": "skip"})
+    return chosen(skipping, read.examples, read.dropped, "the manifest")
 
 
 @SOURCES.register("multijail")
@@ -70,22 +69,13 @@ def multijail(options: SourceOptions) -> Loaded:
     file = find(options.path, "MultiJail.csv", "DAMO-NLP-SG/multilingual-safety-for-LLMs (MIT)")
     gather = Gather(options, "multijail")
     for number, row in read_table(file, ("id", "source", "tags", "en")):
-        category = _tags(row["tags"])
+        category = listed(row["tags"])
         for language in (name for name in row if len(name) in (2, 3) and name != "id"):
             gather.add(
                 row["id"], language, "harmful", row[language], "test", number, category=category
             )
     gather.examples.sort(key=lambda example: example.language)
     return gather.done()
-
-
-def _tags(text: str) -> str | None:
-    """Read "['Theft', 'Fraud']" as `Theft; Fraud`."""
-    try:
-        tags = ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return text or None
-    return "; ".join(map(str, tags)) if isinstance(tags, list) else text
 
 
 @SOURCES.register("xstest")
