@@ -8,6 +8,7 @@ import shutil
 
 import pytest
 
+from evaluate.judge_server import completion, serving
 from precise_shield.core.errors import ConfigError, DataError, StoreError
 from precise_shield.core.records import LABELS, Verdict
 from precise_shield.core.summary import Summary
@@ -202,3 +203,36 @@ def test_a_cell_that_a_spreadsheet_would_compute_is_made_inert(folder, tmp_path)
     write_sheet(folder, tmp_path / "sheet.csv", size=10)
     _, rows = labelled(tmp_path / "sheet.csv", lambda row: "safe")
     assert {row["response"] for row in rows} == {"'=cmd()"}
+
+
+def test_a_judge_behind_a_server_judges_a_finished_run_and_asks_nothing_twice(folder):
+    """Config, cost, real HTTP, cache and agreement together."""
+    unsafe = "Safety: Unsafe\nCategories: Violent\nRefusal: No"
+    with serving(lambda *_: completion(unsafe)) as (url, log):
+        model = f"{{name: guard, format: qwen3guard, url: '{url}', model: guard}}"
+        changes = [f"evaluate.judge_models=[{model}]"]
+        judging = judge_again(folder, ["guard"], changes, quiet=True)
+        assert [judge.name for judge in judging.judges] == ["reference", "guard"]
+        assert url not in judging.judges[1].describes
+        calls = len(log)
+        shutil.rmtree(folder / "stages" / "judge")
+        judge_again(folder, ["reference", "guard"], changes, quiet=True)
+        assert len(log) == calls > 0
+    labels = judging.judges[1].labels["base"]
+    assert set(labels) <= {"unsafe", "degenerate"}
+    assert any("guard sees no pictures" in warning for warning in summary_of(folder).warnings)
+
+
+def test_a_judge_model_that_cannot_be_is_refused_with_its_reason(config_text, tmp_path):
+    rows = {
+        "{name: g, format: qwen3guard}": "either path",
+        "{name: g, format: qwen3guard, url: 'http://x/v1'}": "needs model",
+        "{name: g, format: qwenguard, path: x}": "Did you mean 'qwen3guard'",
+        "{name: reference, format: rubric, path: x}": "is taken",
+        "{name: g, format: rubric, path: x, rubric: gone.txt}": "cannot read the rubric",
+        "{name: g, format: xstest, path: x, rubric: gone.txt}": "belongs to the format rubric",
+    }
+    for row, sentence in rows.items():
+        changes = [f"evaluate.judge_models=[{row}]", "evaluate.judge=g"]
+        with pytest.raises(ConfigError, match=sentence):
+            run_all(started(parse_config(config_text, changes), tmp_path, quiet=True))

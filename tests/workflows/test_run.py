@@ -140,3 +140,26 @@ def test_an_interrupted_generation_goes_on_where_it_stopped(
     whole = next(run.folder.glob(f"stages/respond/{partial.parent.name}/responses.jsonl"))
     assert (partial.parent / "responses.jsonl").read_text() == whole.read_text()
     assert found.rates == [row for row in summary.rates]
+
+
+def test_the_figures_beside_the_average_are_there_in_every_condition(finished):
+    run, summary = finished
+    rows = {(row.condition, row.figure): row for row in summary.headlines.rows}
+    names = [condition.name for condition in summary.conditions]
+    assert {name for name, _ in rows} == set(names)
+    for name in names:
+        for figure in ("auc_matched", "auc_ordinary", "worst_language", "response_language"):
+            assert rows[name, figure].n + rows[name, figure].unscored > 0
+        assert 0 <= rows[name, "auc_matched"].value <= 1
+    assert len({rows[name, "auc_ordinary"].value for name in names}) > 1
+    test = run.examples("test")
+    by_category = {
+        row.key: row.n + row.unscored
+        for row in summary.headlines.breakdown
+        if (row.condition, row.measure, row.by) == ("base", "attack_success", "category")
+    }
+    assert sum(by_category.values()) == sum(example.harm == "harmful" for example in test)
+    assert {row.by for row in summary.headlines.breakdown} == {"category"}
+    page = (run.folder / "report.html").read_text()
+    assert "Beside the average" in page
+    assert "Results by category" in page

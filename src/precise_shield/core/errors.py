@@ -54,3 +54,7 @@ class GateError(UserError):
 
 class StoreError(UserError):
     """An artefact cannot be written, or what is on disk does not fit what made it."""
+
+
+class JudgeError(UserError):
+    """A judge cannot be asked, or its server does not answer."""

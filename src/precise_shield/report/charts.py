@@ -96,8 +96,9 @@ def glyph(kind: str, x: float, y: float, tip: str = "", faint: bool = False) -> 
         "aligned": "M0-5.2 5.2 0 0 5.2-5.2 0Z",
         "suppressed": "M0-5 4.9 3.8H-4.9Z",
         "zero": "M-3.6-3.6 3.6 3.6M3.6-3.6-3.6 3.6",
+        "defence": "M0-4.6V4.6M-4.6 0H4.6",
     }
-    style = "stroke" if kind == "zero" else "full"
+    style = "stroke" if kind in ("zero", "defence") else "full"
     place = f"translate({x:.1f} {y:.1f})"
     shape = paths.get(kind, "M-1.2-6H1.2V6H-1.2Z")
     return tag("path", *title, d=shape, transform=place, class_=class_ + style)

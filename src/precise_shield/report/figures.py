@@ -50,6 +50,7 @@ GLYPHS: dict[ConditionKind, str] = {
     "random_suppressed": "random",
     "zero_shot": "zero",
     "zero_shot_random": "random",
+    "defence": "defence",
 }
 
 
@@ -174,11 +175,12 @@ _BRIEF: dict[ConditionKind, str] = {
     "random_suppressed": "random off",
     "zero_shot": "zero-shot",
     "zero_shot_random": "its random",
+    "defence": "defence",
 }
 
 
 def _brief(condition: Condition) -> str:
-    return _BRIEF[condition.kind]
+    return condition.label if condition.kind == "defence" else _BRIEF[condition.kind]
 
 
 def _end(value: float) -> str:

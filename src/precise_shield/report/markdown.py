@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from precise_shield.core.summary import Summary
+from precise_shield.report.audit import audit_tables
 from precise_shield.report.evidence import (
     attack_table,
     believe_findings,
@@ -17,6 +18,7 @@ from precise_shield.report.headline import (
     safer_findings,
     verdict,
 )
+from precise_shield.report.headlines import headline_tables
 from precise_shield.report.judging import judging_tables
 from precise_shield.report.sureness import sureness_tables
 from precise_shield.report.tables import (
@@ -75,6 +77,8 @@ def render_markdown(summary: Summary) -> str:
     ]
     lines += _section("Is the model safer, for whom, at what cost?", safer_findings(view))
     lines += [*_table(_measures(view)), *_table(_cells(view))]
+    for numbers in headline_tables(view):
+        lines += _table(numbers)
     lines += _section("Can I believe it?", believe_findings(view))
     lines += _table(claims_table(view)) if summary.claims else []
     for numbers in [*judging_tables(view), *gate_tables(view)]:
@@ -85,6 +89,8 @@ def render_markdown(summary: Summary) -> str:
     lines += _section("Where does safety live?", where_findings(view))
     lines += [line for numbers in sureness_tables(view) for line in _table(numbers)]
     lines += ["## What could an attacker still do?", "", *_table(attack_table(view))]
+    for numbers in audit_tables(view):
+        lines += _table(numbers)
     lines += ["## Provenance", ""]
     for caption, facts in (
         ("Model", model_facts(view)),

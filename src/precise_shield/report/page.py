@@ -21,6 +21,7 @@ from precise_shield.report.anatomy import (
     sets_table,
     weights_figure,
 )
+from precise_shield.report.audit import audit_tables
 from precise_shield.report.charts import glyph
 from precise_shield.report.compare import comparison
 from precise_shield.report.evidence import (
@@ -38,6 +39,7 @@ from precise_shield.report.figures import (
 )
 from precise_shield.report.gate import gate_tables
 from precise_shield.report.headline import safer_findings, verdict
+from precise_shield.report.headlines import headline_tables
 from precise_shield.report.judging import judging_tables
 from precise_shield.report.markdown import render_markdown
 from precise_shield.report.overlap import modality_figure, overlap_figure
@@ -179,6 +181,8 @@ def render_html(summary: Summary, compare: Summary | None = None) -> str:
         where=where_findings(view),
         gaps=gap_table(view, [c.name for c in summary.conditions if c.kind in _GAP_KINDS]),
         claims=claims_table(view),
+        audit=audit_tables(view),
+        beside=headline_tables(view),
         judging=[*judging_tables(view), *gate_tables(view)],
         labels=labels_table(view),
         sets=sets_table(view),

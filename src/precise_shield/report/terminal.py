@@ -12,9 +12,11 @@ from rich.text import Text
 
 from precise_shield.core.records import Modality
 from precise_shield.core.summary import Condition, Summary
+from precise_shield.report.audit import audit_line
 from precise_shield.report.evidence import believe_findings, changed_findings, where_findings
 from precise_shield.report.gate import gate_sentence
 from precise_shield.report.headline import benign_measure, points_text, share_text, verdict
+from precise_shield.report.headlines import headline_rows
 from precise_shield.report.tables import MEASURE_NAMES, MEASURES
 from precise_shield.report.view import View
 from precise_shield.report.words import (
@@ -67,10 +69,14 @@ def _shown(view: View) -> list[Condition]:
 
 
 def _blocks(view: View) -> list[tuple[str, list[list[str]]]]:
-    return [
+    blocks = [
         ("Attack success, % [95 % interval]", _cells(view)),
         ("All cells pooled, % [95 % interval]", _conditions(view)),
     ]
+    beside = headline_rows(view, [condition.name for condition in _shown(view)])
+    if beside:
+        blocks.append(("Beside the average", [["figure", "condition", "value"], *beside]))
+    return blocks
 
 
 def _cells(view: View) -> list[list[str]]:
@@ -116,6 +122,8 @@ def _closing(view: View) -> list[tuple[str, str]]:
     findings += [*where_findings(view), *changed_findings(view)]
     lines = [(finding.about, finding.sentence) for finding in findings]
     lines += [("Gate", gate_sentence(facts)) for facts in view.summary.gate]
+    audited = audit_line(view)
+    lines += [] if audited is None else [audited]
     return lines + [("Warning", warning) for warning in view.summary.warnings]
 
 

@@ -13,6 +13,7 @@ from precise_shield.core.summary import (
     ConditionKind,
     DifferenceRow,
     GapRow,
+    Headlines,
     Judging,
     Measure,
     RateRow,
@@ -24,13 +25,14 @@ from precise_shield.evaluate.measures import difference_rows, outcomes, rate_row
 from precise_shield.workflows import answers, judges
 from precise_shield.workflows.align import align
 from precise_shield.workflows.conditions import (
-    State,
     aligned_state,
     base_state,
     respond,
     suppressed_states,
 )
 from precise_shield.workflows.context import Run
+from precise_shield.workflows.defended import check_defences, defended
+from precise_shield.workflows.headlines import headlines
 from precise_shield.workflows.identify import identify
 from precise_shield.workflows.judging import drift
 
@@ -48,6 +50,7 @@ class Evaluation:
     benign_kl: dict[str, float]
     rule: str
     judging: Judging
+    headlines: Headlines
 
     def compared(
         self,
@@ -107,20 +110,23 @@ def evaluate(run: Run) -> Evaluation:
     Raises:
         EmptyCellError: the test split is empty.
     """
+    check_defences(run.config)
     atlas, arms = identify(run), align(run)
     examples = run.examples(run.config.evaluate.split)
     states = [base_state(), *map(aligned_state, arms), *suppressed_states(run, atlas)]
     responses = {state.name: respond(run, state, examples) for state in states}
-    conditions = [state.condition for state in states]
+    behind, defended_responses = defended(run, examples)
+    responses |= defended_responses
+    conditions = [*(state.condition for state in states), *behind]
     kept = answers.keep(run, examples, conditions, responses)
     judged = judges.judge_all(run, examples, responses, kept.key)
     verdicts = judged[0].verdicts
     rule = run.config.evaluate.rule
-    names = [state.name for state in states]
+    names = [condition.name for condition in conditions]
     every = [verdict for name in names for verdict in verdicts[name]]
     differences = [
         row
-        for after, before in comparisons(states)
+        for after, before in comparisons(conditions)
         for row in difference_rows(before, after, examples, every, rule)
     ]
     said = {row.example: row.text for row in responses["base"]}
@@ -135,13 +141,14 @@ def evaluate(run: Run) -> Evaluation:
         drifts,
         rule,
         judges.facts(examples, judged, rule, judged[0].name),
+        headlines(run, conditions, states, examples, responses, every),
     )
 
 
-def comparisons(states: Sequence[State]) -> list[tuple[str, str]]:
+def comparisons(conditions: Sequence[Condition]) -> list[tuple[str, str]]:
     """Which condition is compared with which: each with the base, each effect with its control."""
-    kinds = {kind: [s.name for s in states if s.condition.kind == kind] for kind in KINDS}
-    pairs = [(state.name, "base") for state in states[1:]]
+    kinds = {kind: [c.name for c in conditions if c.kind == kind] for kind in KINDS}
+    pairs = [(condition.name, "base") for condition in conditions[1:]]
     for kind, controls in BESIDE.items():
         for name in kinds[kind]:
             pairs += [(name, other) for control in controls for other in kinds[control]]
@@ -152,7 +159,7 @@ def comparisons(states: Sequence[State]) -> list[tuple[str, str]]:
 
 
 BESIDE = {
-    "aligned": ("random_rows", "benign_rows", "frozen_a", "lora", "full"),
+    "aligned": ("random_rows", "benign_rows", "frozen_a", "lora", "full", "defence"),
     "amplified": ("random_amplified",),
     "suppressed": ("random_suppressed",),
 }

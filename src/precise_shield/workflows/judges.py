@@ -14,12 +14,14 @@ from precise_shield.core.store import RunStore
 from precise_shield.core.summary import AgreementRow, JudgeFacts, Judging, Summary
 from precise_shield.data.refusals import known_language
 from precise_shield.evaluate.agreement import agreement
+from precise_shield.evaluate.asking import Cache, ModelJudge
 from precise_shield.evaluate.judges import JUDGES, Judge
 from precise_shield.evaluate.measures import applies, outcome, rate_rows
 from precise_shield.evaluate.rules import RULES
 from precise_shield.report.page import write_report
 from precise_shield.workflows import answers
 from precise_shield.workflows.answers import ByCondition, Judged
+from precise_shield.workflows.asked import check, model_judge
 from precise_shield.workflows.config import Config, load_config
 from precise_shield.workflows.context import Run
 from precise_shield.workflows.progress import Reporter
@@ -38,16 +40,19 @@ def names_of(config: Config) -> list[str]:
     if len(set(names)) < len(names):
         raise ConfigError(f"evaluate.judges names a judge twice: {', '.join(names)}.")
     for name in names:
-        JUDGES[name]
+        check(config, name)
     return names
 
 
 def make(run: Run, name: str, examples: Sequence[Example]) -> Judge:
-    """The judge of that name.
+    """The judge of that name: a built-in one, or one of `evaluate.judge_models`.
 
     Raises:
         ConfigError: there is none.
     """
+    for section in run.config.evaluate.judge_models:
+        if section.name == name:
+            return model_judge(section, Cache(run.folder / "judge-cache"))
     return JUDGES[name](examples)
 
 
@@ -62,11 +67,38 @@ def judge_all(
     readers = [make(run, name, examples) for name in names]
     found, stages = [], {}
     for reader in readers:
-        _warn_of_languages(run, reader, examples)
+        _announce(run, reader, examples, responses)
         judged, stages[reader.name] = answers.judge_with(run, reader, examples, responses)
         found.append(judged)
     answers.remember(run, key, found, stages)
     return found + [each for each in answers.recall(run.folder) if each.name not in names]
+
+
+def _announce(
+    run: Run,
+    reader: Judge,
+    examples: Sequence[Example],
+    responses: Mapping[str, Sequence[Response]],
+) -> None:
+    """Say what asking a model will cost, and what a judge was not made for."""
+    _warn_of_languages(run, reader, examples)
+    if not isinstance(reader, ModelJudge):
+        return
+    by_id = {example.id: example for example in examples}
+    pairs = [(by_id[each.example], each) for said in responses.values() for each in said]
+    run.reporter.say(f"judge {reader.name}: {reader.cost(pairs)}")
+    pictured = sum(1 for example in examples if example.modality == "image_dominant")
+    if pictured:
+        _warn(
+            run,
+            f"judge {reader.name} sees no pictures; on {pictured} image-dominant prompts it judges"
+            " the words alone",
+        )
+
+
+def _warn(run: Run, warning: str) -> None:
+    if warning not in run.warnings:
+        run.warnings.append(warning)
 
 
 def _warn_of_languages(run: Run, reader: Judge, examples: Sequence[Example]) -> None:
@@ -79,12 +111,11 @@ def _warn_of_languages(run: Run, reader: Judge, examples: Sequence[Example]) -> 
         and known_language(language) not in reader.languages
     )
     if foreign:
-        warning = (
+        _warn(
+            run,
             f"judge {reader.name} does not claim to read {', '.join(foreign)}; its verdicts there"
-            " are beyond what it was made for"
+            " are beyond what it was made for",
         )
-        if warning not in run.warnings:
-            run.warnings.append(warning)
 
 
 def facts(
@@ -214,7 +245,7 @@ def judge_again(
     kept, key = answers.read(folder)
     found, stages = [], {}
     for reader in [make(run, name, kept.examples) for name in names]:
-        _warn_of_languages(run, reader, kept.examples)
+        _announce(run, reader, kept.examples, kept.responses)
         judged, stages[reader.name] = answers.judge_with(run, reader, kept.examples, kept.responses)
         found.append(judged)
     answers.remember(run, key, found, stages)

@@ -13,6 +13,7 @@ from precise_shield.report.page import write_report
 from precise_shield.workflows.align import align
 from precise_shield.workflows.config import commented
 from precise_shield.workflows.context import Run
+from precise_shield.workflows.defended import check_defences
 from precise_shield.workflows.evaluate import evaluate
 from precise_shield.workflows.explain import explain
 from precise_shield.workflows.explained import explained
@@ -28,6 +29,7 @@ from precise_shield.workflows.verify import verify
 def run_all(run: Run) -> Summary:
     """Identify, explain, verify, align, evaluate, report; finished stages are taken as they are."""
     names_of(run.config)
+    check_defences(run.config)
     run.store.write_text("config.yaml", commented(run.config))
     run.reporter.say(budget(run))
     atlas = identify(run)
@@ -50,6 +52,7 @@ def budget(run: Run) -> str:
     test = len(run.examples(section.evaluate.split))
     arms = len(arm_names(section.align))
     conditions = 1 + arms + 1 + section.evaluate.random_suppressions  # base, arms, suppressed
+    conditions += len(section.evaluate.defences)
     return (
         f"budget: {conditions} conditions x {test} test prompts = {conditions * test} answers of at"
         f" most {section.evaluate.max_new_tokens} tokens"

@@ -8,6 +8,8 @@ from typing import Any
 from precise_shield.core.errors import ConfigError
 from precise_shield.core.store import readable_errors
 from precise_shield.data.sources import SOURCES
+from precise_shield.evaluate.defences import DEFENCES
+from precise_shield.evaluate.formats import FORMATS
 from precise_shield.evaluate.judges import JUDGES
 from precise_shield.evaluate.rules import RULES
 from precise_shield.identify.scores import SCORES
@@ -49,5 +51,7 @@ def known() -> dict[str, Any]:
         "scores": {name: SCORES[name].source for name in SCORES},
         "datasets": sorted(SOURCES),
         "judges": sorted(JUDGES),
+        "judge_formats": {name: FORMATS[name].source for name in FORMATS},
+        "defences": {name: DEFENCES[name].source for name in DEFENCES},
         "rules": sorted(RULES),
     }

@@ -22,6 +22,7 @@ from precise_shield.core.summary import (
 from precise_shield.data.contrast import fingerprint
 from precise_shield.evaluate.rules import RULES
 from precise_shield.workflows.arms import Arm
+from precise_shield.workflows.audit import audit
 from precise_shield.workflows.claims import claims
 from precise_shield.workflows.claims_explained import explained_claims
 from precise_shield.workflows.context import Run
@@ -54,6 +55,8 @@ def summarise(
         differences=found.differences,
         gaps=found.gaps(),
         judging=found.judging,
+        headlines=found.headlines,
+        audit=audit(run, atlas, arms[0]) if config.evaluate.audit else None,
         neurons=facts,
         verification=verified.model_copy(update={"benign_kl": drift}),
         receipts=[arm.receipt for arm in arms],

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from precise_shield.core.summary.audit import Audit, AuditRow
 from precise_shield.core.summary.base import (
     Part,
 )
@@ -40,6 +41,7 @@ from precise_shield.core.summary.gate import (
     SearchFacts,
     Standing,
 )
+from precise_shield.core.summary.headlines import BreakdownRow, HeadlineRow, Headlines
 from precise_shield.core.summary.judging import AgreementRow, JudgeFacts, Judging
 from precise_shield.core.summary.neurons import (
     CurvePoint,
@@ -74,6 +76,9 @@ from precise_shield.core.summary.verification import (
 __all__ = [
     "SCHEMA_VERSION",
     "AgreementRow",
+    "Audit",
+    "AuditRow",
+    "BreakdownRow",
     "Causal",
     "Claim",
     "Component",
@@ -88,6 +93,8 @@ __all__ = [
     "Explained",
     "GapRow",
     "GateFacts",
+    "HeadlineRow",
+    "Headlines",
     "JudgeFacts",
     "Judging",
     "MatrixCell",
@@ -138,6 +145,8 @@ class Summary(Part):
     differences: list[DifferenceRow]
     gaps: list[GapRow] = Field(default_factory=list)
     judging: Judging | None = None
+    headlines: Headlines | None = None
+    audit: Audit | None = None
     neurons: NeuronFacts
     explained: Explained = Field(default_factory=Explained)
     """What goes with the counts, and what the model can tell apart."""

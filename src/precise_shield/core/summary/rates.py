@@ -28,6 +28,7 @@ ConditionKind = Literal[
     "random_suppressed",
     "zero_shot",
     "zero_shot_random",
+    "defence",
 ]
 
 

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from precise_shield.core.records import Split
 from precise_shield.workflows.sections.base import Section
+from precise_shield.workflows.sections.judges import JudgeModelSection
 
 
 class EvaluateSection(Section):
@@ -19,6 +20,9 @@ class EvaluateSection(Section):
     """Several judges on the same answers; the headline rests on the first. Takes the place of
     `judge`."""
 
+    judge_models: list[JudgeModelSection] = []
+    """Judges that are models, to be named in `judge` or `judges`."""
+
     rule: str = "ours"
     """Which verdicts count as a hit of the attack."""
 
@@ -31,8 +35,27 @@ class EvaluateSection(Section):
     random_suppressions: int = Field(default=1, ge=0)
     """Random sets that are suppressed while generating."""
 
+    defences: list[str] = []
+    """Defences of the untouched model to compare with: `precise-shield list` shows them."""
+
+    audit: bool = False
+    """Attack the aligned model in memory (prune, round, fine-tune on benign rows) and say what
+    is left. About seven more conditions on `audit_rows` prompts."""
+
+    audit_rows: int = Field(default=200, gt=0)
+    """Harmful test prompts that are answered after each attack."""
+
+    audit_steps: int = Field(default=10, gt=0)
+    """Benign fine-tuning steps, a LoRA of rank 8 on gate and up at `align.learning_rate`."""
+
+    audit_bits: list[int] = [8, 4]
+    """Bits that the weights are rounded to."""
+
     kl_rows: int = Field(default=200, ge=0)
     """Benign test rows on which the drift from the base model is measured."""
+
+    readout_rows: int = Field(default=400, ge=0)
+    """Test prompts whose first-token refusal log-odds are read in every condition; 0 reads none."""
 
     samples: int = Field(default=24, ge=0)
     """Prompts whose answers are shown in the report."""

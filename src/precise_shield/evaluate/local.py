@@ -1,0 +1,55 @@
+"""Judging models from local weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from precise_shield.evaluate.asking import OnReply
+from precise_shield.evaluate.formats import Format, Question
+from precise_shield.models.asking import complete, rendered
+from precise_shield.models.loading import LoadedModel, ModelSpec, load
+
+
+@dataclass(frozen=True)
+class LocalModel:
+    """A judging model that is loaded when it is first asked."""
+
+    spec: ModelSpec
+    batch_size: int = 16
+
+    _kept: dict[bool, LoadedModel] = field(default_factory=dict, compare=False, repr=False)
+
+    def _loaded(self, *, plain: bool) -> LoadedModel:
+        """The model; with `plain` a template that writes words as they are, if it has none."""
+        if plain not in self._kept:
+            own = self.spec.chat_template
+            template = Path(__file__).with_name("plain.jinja") if plain and own is None else own
+            self._kept[plain] = load(replace(self.spec, chat_template=template))
+        return self._kept[plain]
+
+    def describe(self) -> str:
+        """The model's name and revision; a folder by its last name."""
+        name = Path(self.spec.path).name if Path(self.spec.path).exists() else self.spec.path
+        return name if self.spec.revision is None else f"{name} at {self.spec.revision}"
+
+    def ask(self, questions: Sequence[Question], how: Format, on_reply: OnReply) -> None:
+        """Ask all questions, in batches, greedily.
+
+        Raises:
+            LoadingError: the model cannot be loaded, or its template is not made for the format.
+        """
+        loaded = self._loaded(plain=not any(question.turns for question in questions))
+        texts = [_text(loaded, question, how) for question in questions]
+        for start in range(0, len(texts), 8 * self.batch_size):
+            part = texts[start : start + 8 * self.batch_size]
+            for offset, said in enumerate(complete(loaded, part, how.tokens, self.batch_size)):
+                on_reply(start + offset, said)
+
+
+def _text(loaded: LoadedModel, question: Question, how: Format) -> str:
+    if not question.turns:
+        return f"{loaded.tokenizer.bos_token or ''}{question.raw}"
+    turns = [{"role": role, "content": text} for role, text in question.turns]
+    return rendered(loaded, turns, opens_answer=how.opens_answer)

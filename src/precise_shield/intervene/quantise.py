@@ -1,0 +1,59 @@
+"""Weights rounded to few bits and put back, in memory: what quantisation leaves of a change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from precise_shield.core.errors import ConfigError
+
+GROUP = 128
+"""Inputs that share a scale, where the width divides; else a whole row does."""
+
+
+def rounded(
+    weight: Float[Tensor, "out inputs"], bits: int, group: int = GROUP
+) -> Float[Tensor, "out inputs"]:
+    """The nearest weight of `bits` bits: symmetric, round to nearest, a scale a group of inputs.
+
+    Raises:
+        ConfigError: fewer than 2 or more than 8 bits.
+    """
+    if not 2 <= bits <= 8:
+        raise ConfigError(f"{bits} bits: quantisation takes 2 to 8.")
+    out, inputs = weight.shape
+    size = group if inputs % group == 0 else inputs
+    parts = weight.float().reshape(out, inputs // size, size)
+    top = 2 ** (bits - 1) - 1
+    scale = parts.abs().amax(-1, keepdim=True) / top
+    steps = torch.where(scale > 0, parts / scale, 0.0).round().clamp(-top, top)
+    back: Tensor = (steps * scale).reshape(out, inputs).to(weight.dtype)
+    return back
+
+
+@contextmanager
+def quantised(model: PreTrainedModel, bits: int, group: int = GROUP) -> Iterator[None]:
+    """Round every linear layer but the output head, and put every bit back afterwards.
+
+    A copy of the weights is kept in main memory for the length of the block. Embeddings, norms
+    and fused expert weights stay as they are.
+    """
+    known: Any = model
+    head = known.get_output_embeddings()
+    layers = [each for each in model.modules() if isinstance(each, nn.Linear) and each is not head]
+    kept = [layer.weight.detach().to("cpu", copy=True) for layer in layers]
+    try:
+        with torch.no_grad():
+            for layer in layers:
+                layer.weight.copy_(rounded(layer.weight, bits, group))
+        yield
+    finally:
+        with torch.no_grad():
+            for layer, weight in zip(layers, kept, strict=True):
+                layer.weight.copy_(weight)

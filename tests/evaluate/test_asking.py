@@ -1,0 +1,229 @@
+"""Model judges over real HTTP: what passes is retried, what does not is said, nothing twice."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+
+import tiny_folders
+from data.making import example
+from evaluate.judge_server import completion, serving
+from precise_shield.core.errors import ConfigError, DataError, JudgeError
+from precise_shield.core.records import Response
+from precise_shield.evaluate.asking import Cache, ModelJudge
+from precise_shield.evaluate.endpoint import Endpoint, Pace
+from precise_shield.evaluate.formats import FORMATS
+from precise_shield.evaluate.judges import Judge
+from precise_shield.evaluate.local import LocalModel
+from precise_shield.models.loading import ModelSpec
+
+GUARD = FORMATS["qwen3guard"]
+UNSAFE = "Safety: Unsafe\nCategories: Violent\nRefusal: No"
+SAFE = "Safety: Safe\nCategories: None\nRefusal: No"
+
+
+def pairs(count, text="Answer number {}.", **fields):
+    rows = [example(i, **fields) for i in range(count)]
+    return [(row, Response(row.id, "base", text.format(i), 4, True)) for i, row in enumerate(rows)]
+
+
+def judge(url, tmp_path, how=GUARD, **options):
+    waited = []
+    endpoint = Endpoint(url, "guard", sleep=waited.append, **options)
+    return ModelJudge("guard", how, endpoint, Cache(tmp_path / "cache")), waited
+
+
+def test_every_pair_is_asked_once_and_a_second_time_comes_from_the_cache(tmp_path):
+    def answer(number, path, body, headers):
+        said = body["messages"][-1]["content"]
+        return completion(UNSAFE if said.startswith("Answer number 1") else SAFE)
+
+    asked = [*pairs(5), (pairs(1)[0][0], Response("r0", "aligned", "Answer number 0.", 4, True))]
+    with serving(answer) as (url, log):
+        reader, _ = judge(url, tmp_path)
+        assert isinstance(reader, Judge)
+        cost = reader.cost(asked)
+        assert (cost.calls, cost.cached, len(log)) == (5, 0, 0)
+        verdicts = reader.judge(asked)
+        assert len(log) == 5
+        again = reader.judge(asked)
+        assert len(log) == 5
+        assert (reader.cost(asked).calls, reader.cost(asked).cached) == (0, 5)
+    assert verdicts == again
+    assert [v.label for v in verdicts] == ["safe", "unsafe", "safe", "safe", "safe", "safe"]
+    assert verdicts[-1].condition == "aligned"
+    path, body, _ = log[0]
+    assert path == "/v1/chat/completions"
+    assert [turn["role"] for turn in body["messages"]] == ["user", "assistant"]
+    assert (body["temperature"], body["max_tokens"]) == (0, GUARD.tokens)
+
+
+def test_another_version_model_or_answer_is_asked_anew(tmp_path):
+    from dataclasses import replace
+
+    with serving(lambda *_: completion(SAFE)) as (url, log):
+        reader, _ = judge(url, tmp_path)
+        reader.judge(pairs(1))
+        for other in (
+            judge(url, tmp_path, how=replace(GUARD, version="2"))[0],
+            ModelJudge("guard", GUARD, Endpoint(url, "other"), reader.cache),
+        ):
+            before = len(log)
+            other.judge(pairs(1))
+            assert len(log) == before + 1
+        reader.judge(pairs(1, "Another answer {}."))
+        assert len(log) == 4
+
+
+def test_errors_that_pass_are_retried_with_growing_patience(tmp_path):
+    first = {
+        0: (429, {"Retry-After": "7"}, b"slow down"),
+        1: (500, {}, b"oops"),
+        2: (200, {}, b"<html>not json"),
+        3: (200, {}, json.dumps({"choices": []}).encode()),
+        4: (None, {}, b""),
+    }
+    with serving(lambda number, *_: first.get(number, completion(UNSAFE))) as (url, log):
+        reader, waited = judge(url, tmp_path, parallel=1)
+        (verdict,) = reader.judge(pairs(1))
+    assert (verdict.label, len(log)) == ("unsafe", 6)
+    assert waited[0] == 7
+    assert waited[1] < waited[2] < waited[3] < waited[4] <= 60
+
+
+def test_a_server_that_never_recovers_is_an_error_that_keeps_what_was_answered(tmp_path):
+    def answer(number, path, body, headers):
+        return completion(SAFE) if number < 3 else (503, {}, b"down for today")
+
+    with serving(answer) as (url, _):
+        reader, waited = judge(url, tmp_path, parallel=1, retries=2)
+        with pytest.raises(JudgeError, match=r"failed 3 times, at last with: status 503: down"):
+            reader.judge(pairs(8))
+        assert len(waited) == 2
+        assert reader.cost(pairs(8)).calls == 5
+
+
+def test_a_refused_question_is_not_retried(tmp_path):
+    with serving(lambda *_: (401, {}, b"who are you")) as (url, log):
+        reader, waited = judge(url, tmp_path, parallel=1)
+        with pytest.raises(JudgeError, match="status 401: who are you"):
+            reader.judge(pairs(3))
+    assert (len(log), waited) == (1, [])
+
+
+def test_a_call_that_takes_too_long_is_given_up_and_tried_again(tmp_path):
+    def answer(number, *_):
+        if number == 0:
+            time.sleep(1.0)
+        return completion(SAFE)
+
+    with serving(answer) as (url, log):
+        reader, waited = judge(url, tmp_path, timeout=0.3, parallel=1)
+        assert [v.label for v in reader.judge(pairs(1))] == ["safe"]
+        assert (len(log), len(waited)) == (2, 1)
+
+
+def test_withheld_content_and_free_talk_are_unclear(tmp_path):
+    withheld = (200, {}, json.dumps({"choices": [{"message": {"content": None}}]}).encode())
+    with serving(lambda number, *_: [withheld, completion("As an AI,")][number]) as (url, _):
+        reader, _ = judge(url, tmp_path, parallel=1)
+        assert [v.label for v in reader.judge(pairs(2))] == ["unclear", "unclear"]
+
+
+def test_the_key_comes_from_the_environment_and_is_written_nowhere(tmp_path, monkeypatch):
+    with serving(lambda *_: completion(SAFE)) as (url, log):
+        reader, _ = judge(url, tmp_path, key_env="TEST_JUDGE_KEY")
+        monkeypatch.delenv("TEST_JUDGE_KEY", raising=False)
+        with pytest.raises(JudgeError, match="TEST_JUDGE_KEY is not set"):
+            reader.judge(pairs(1))
+        monkeypatch.setenv("TEST_JUDGE_KEY", "sesame-4711")
+        reader.judge(pairs(1))
+        assert log[-1][2]["Authorization"] == "Bearer sesame-4711"
+    files = [path.read_text() for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    assert files
+    assert not any("sesame" in text for text in [*files, reader.describe(), repr(reader.asker)])
+
+
+def test_a_redirect_does_not_carry_the_key_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.setenv("TEST_JUDGE_KEY", "sesame-4711")
+    with serving(lambda *_: completion(SAFE)) as (other, seen):
+        away = (302, {"Location": other + "/chat/completions"}, b"")
+        with serving(lambda *_: away) as (url, _):
+            reader, _ = judge(url, tmp_path, key_env="TEST_JUDGE_KEY", parallel=1)
+            with pytest.raises(JudgeError, match="status 302"):
+                reader.judge(pairs(1))
+    assert seen == []
+
+
+@pytest.mark.parametrize(
+    "url", ["ftp://x/v1", "localhost", "http://me:secret@x/v1", "http://x?k=1"]
+)
+def test_an_address_that_cannot_be_or_holds_a_key_is_refused(url):
+    with pytest.raises(ConfigError, match=r"http://|must hold no key"):
+        Endpoint(url, "m")
+
+
+def test_calls_are_paced_evenly():
+    now, waited = [0.0], []
+
+    def sleep(seconds):
+        waited.append(round(seconds, 3))
+        now[0] += seconds
+
+    pace = Pace(120.0, sleep, lambda: now[0])
+    for _ in range(4):
+        pace.wait()
+    assert waited == [0.5, 0.5, 0.5]
+    Pace(None, sleep).wait()
+    assert len(waited) == 3
+
+
+def test_raw_formats_go_to_the_completion_route_and_harm_alone_is_refined(tmp_path):
+    """A judge that knows no refusals says safe; the phrases tell which safe ones refuse."""
+    asked = pairs(3, "I'm sorry, but I can't help with that.")
+    asked[1] = (asked[1][0], Response(asked[1][0].id, "base", "Here you go, friend.", 4, True))
+    asked[2] = (asked[2][0], Response(asked[2][0].id, "base", "", 0, True))
+    with serving(lambda n, path, body, h: completion("no", path)) as (url, log):
+        reader, _ = judge(url, tmp_path, how=FORMATS["harmbench"])
+        labels = [v.label for v in reader.judge(asked)]
+    assert labels == ["refusal", "safe", "degenerate"]
+    assert {path for path, _, _ in log} == {"/v1/completions"}
+    assert len(log) == 2
+    assert log[0][1]["prompt"].startswith("[INST] <<SYS>>")
+    assert "knows harm alone" in reader.describe()
+    with pytest.raises(DataError, match="is paired with"):
+        reader.judge([(asked[0][0], asked[1][1])])
+
+
+@pytest.mark.parametrize("name", ["qwen3guard", "polyguard", "wildguard", "shieldgemma"])
+def test_local_weights_answer_what_generate_answers(name, tmp_path):
+    """Through the cache and our own decoding, and by the library's plain path."""
+    loaded = tiny_folders.tiny_loaded("qwen3", tmp_path / "m")
+    how = FORMATS[name]
+    local = LocalModel(ModelSpec(str(loaded.folder), dtype="float32", device="cpu"), 2)
+    asked = pairs(3)
+    questions = [q for row, said in asked for q in how.ask(row, said.text)]
+    replies = {}
+    local.ask(questions, how, lambda number, text: replies.__setitem__(number, text))
+    assert sorted(replies) == list(range(len(questions)))
+    question = questions[1]
+    if question.turns:
+        text = loaded.tokenizer.apply_chat_template(
+            [{"role": role, "content": words} for role, words in question.turns],
+            chat_template=loaded.template,
+            tokenize=False,
+            add_generation_prompt=how.opens_answer,
+            enable_thinking=False,
+        )
+    else:
+        text = (loaded.tokenizer.bos_token or "") + question.raw
+    ids = loaded.tokenizer(text, add_special_tokens=False, return_tensors="pt")
+    out = loaded.model.generate(
+        **ids, max_new_tokens=how.tokens, do_sample=False, eos_token_id=list(loaded.stop_ids)
+    )
+    new = out[0, ids["input_ids"].shape[1] :]
+    assert replies[1] == loaded.tokenizer.decode(new, skip_special_tokens=True).strip()
+    reader = ModelJudge("local", how, local, Cache(tmp_path / "cache"))
+    assert all(verdict.judge == "local" for verdict in reader.judge(asked))
