@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from precise_shield.core.records import Example
 from precise_shield.models.files import quiet
 from precise_shield.models.loading import LoadedModel, ModelSpec, load
-from tiny import SEEING_CONFIGS, TEXT_CONFIGS, build
+from tiny import MOE_CONFIGS, SEEING_CONFIGS, TEXT_CONFIGS, build
 
 SPECIAL = ("<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>")
 CORPUS = [
@@ -151,11 +151,12 @@ def _ids(tokenizer: hf.PreTrainedTokenizerFast) -> dict[str, Any]:
 def save_tiny(model_type: str, folder: Path, template: str | None = TEMPLATE) -> None:
     """Write a tiny model of one family, with all its files, to `folder`."""
     with quiet():
-        if model_type in TEXT_CONFIGS:
+        written = {**TEXT_CONFIGS, **MOE_CONFIGS}
+        if model_type in written:
             tokenizer = words()
             if template is not None:
                 tokenizer.chat_template = template
-            build(TEXT_CONFIGS[model_type](_ids(tokenizer))).save_pretrained(folder)
+            build(written[model_type](_ids(tokenizer))).save_pretrained(folder)
             tokenizer.save_pretrained(folder)
             return
         eyes = EYES[model_type]

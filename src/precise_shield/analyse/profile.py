@@ -40,7 +40,8 @@ def profile(
     Args:
         places: languages and modalities; the set of a place is named `language/modality`.
         sets: by name.
-        widths: units of every site that was searched.
+        widths: units of every site that was searched; where both towers were, the language
+            model's alone are profiled.
         shuffled: the same sets under shuffled labels.
         overlaps: directed overlaps between sets, each with its chance level.
         high_resource: languages that count as such.
@@ -49,6 +50,12 @@ def profile(
     modalities = sorted({modality for _, modality in places})
     members = {m: sorted(la for la, where in places if where == m) for m in modalities}
     rows, tests = [], []
+    tower = min(site.tower for site in widths)  # layers of two towers have no common depth
+    widths = {site: width for site, width in widths.items() if site.tower == tower}
+    sets = {name: _within(one, widths) for name, one in sets.items()}
+    shuffled = {
+        name: Masks({site: one.values[site] for site in widths}) for name, one in shuffled.items()
+    }
     for kind in sorted({site.kind for site in widths}):
         for modality in modalities:
             names = {la: f"{la}/{modality}" for la in members[modality]}
@@ -60,6 +67,10 @@ def profile(
         decompositions=[_decomposed(place, places, sets, widths, shuffled) for place in places],
         nearest=nearest([f"{la}/{modality}" for la, modality in places], overlaps),
     )
+
+
+def _within(neurons: NeuronSet, widths: Mapping[Site, int]) -> NeuronSet:
+    return NeuronSet.of({site: ids for site, ids in neurons.units.items() if site in widths})
 
 
 def by_layer(neurons: NeuronSet, widths: Mapping[Site, int], kind: UnitKind) -> dict[int, int]:

@@ -169,13 +169,23 @@ def masks(stats: Stats, contrast: Contrast, choice: Selection, draws: Draws | No
         chosen = {}
         for site in stats.norms:
             tops = [
-                top(rows, _k(choice.p, rows.shape[1], site))
+                _top_of(site, rows, _k(choice.p, rows.shape[1], site))
                 for rows in _scored(stats, contrast, site, choice, draws)
             ]
             chosen[site] = _without(tops)
     if choice.universal is not None:
         chosen = {site: mask & ~universal(stats, site, choice) for site, mask in chosen.items()}
     return Masks(chosen)
+
+
+def _top_of(site: Site, scores: Tensor, k: int) -> Tensor:
+    """The top of a site; an expert's units that score 0 are in none.
+
+    No token of that arm was routed to the expert, and its first units by number are not its
+    most important ones.
+    """
+    chosen = top(scores, k)
+    return chosen & (scores != 0) if site.kind == "expert" else chosen
 
 
 def _scored(

@@ -166,6 +166,11 @@ def sets_table(view: View) -> Table:
         for facts in view.summary.neurons.sets
     ]
     columns = ["set", "size", "of all units", "size, labels shuffled", "split-half Jaccard", "peak"]
+    found = view.summary.neurons.sets
+    if any(len(facts.by_kind) > 1 for facts in found):
+        columns.append("kinds of units")
+        for row, facts in zip(rows, found, strict=True):
+            row.append(listed([f"{kind} {n}" for kind, n in facts.by_kind.items() if n], 9))
     return table("Neuron sets", columns, rows)
 
 

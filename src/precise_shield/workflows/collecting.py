@@ -137,6 +137,7 @@ def collected(
         meaning=MEANING,
         positions=plan.positions,
         **({"categories": True} if run.config.identify.categories else {}),
+        **_searched(run),
         **({} if set(plan.folded) >= set(plan.positions) else {"folded": plan.folded}),
     )
     stage = run.store.stage(name, made_by)
@@ -145,6 +146,15 @@ def collected(
             _stream(plan, stage, cells, quantity).save(stage.path("stats.safetensors"))
             stage.path("unfinished.safetensors").unlink(missing_ok=True)
     return stage
+
+
+def _searched(run: Run) -> dict[str, object]:
+    """What was searched beside the language model's feed-forward neurons."""
+    section = run.config.identify
+    towers, units = sorted(set(section.towers)), sorted(set(section.units))
+    if (towers, units) == (["text"], ["ffn"]):
+        return {}
+    return {"towers": towers, "units": units}
 
 
 def _stream(plan: Plan, stage: Stage, cells: list[Cell], quantity: Quantity) -> Stats:

@@ -59,8 +59,9 @@ class Run:
 
     @cached_property
     def bound(self) -> BoundModel:
-        """The language model's feed-forward sites."""
-        return bind(self.loaded.model)
+        """The model and the sites to search, as `identify.towers` and `identify.units` say."""
+        section = self.config.identify
+        return bind(self.loaded.model, section.towers, section.units)
 
     @cached_property
     def data(self) -> Loaded:

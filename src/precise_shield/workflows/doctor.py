@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from precise_shield.core.errors import UserError
 from precise_shield.core.moments import FOLDS
-from precise_shield.models.bind import BoundModel, bind
+from precise_shield.core.sites import Tower, UnitKind
+from precise_shield.models.bind import BoundModel, bind, kinds_of
 from precise_shield.models.layouts import layouts_for
 from precise_shield.models.loading import ModelSpec, load, pick_device
 from precise_shield.models.skeleton import skeleton
 from precise_shield.workflows.config import Config
 from precise_shield.workflows.embedded import spec_of
 from precise_shield.workflows.sections.model import ModelSection
+
+FORWARD: tuple[UnitKind, ...] = ("ffn", "expert")
+"""Kinds that `neurons` counts, as the papers do."""
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 CELLS = 60
@@ -32,7 +38,7 @@ def doctor(section: ModelSection) -> dict[str, Any]:
     found = skeleton(spec)
     towers = {}
     for tower in layouts_for(found.config.model_type):
-        towers[tower] = _tower(bind(found.model, towers=(tower,)))
+        towers[tower] = _tower(found.model, tower)
     parameters = sum(p.numel() for p in found.model.parameters())
     stored = str(found.config.dtype or torch.float32).removeprefix("torch.")
     dtype = section.dtype if section.dtype != "auto" else stored
@@ -48,16 +54,36 @@ def doctor(section: ModelSection) -> dict[str, Any]:
     }
 
 
-def _tower(bound: BoundModel) -> dict[str, Any]:
-    spots = list(bound.sites.values())
-    widths = sorted({spot.width for spot in spots})
+def _tower(model: PreTrainedModel, tower: Tower) -> dict[str, Any]:
+    """Each kind of unit, and the feed-forward neurons, experts' included, in short."""
+    kinds = {kind: bind(model, (tower,), (kind,)) for kind in kinds_of(model, (tower,))}
+    layers: dict[int, int] = {}
+    for kind in kinds:
+        for site, spot in kinds[kind].sites.items():
+            layers[site.layer] = layers.get(site.layer, 0) + spot.width * (kind in FORWARD)
     return {
-        "layers": len(spots),
-        "units_a_layer": widths[0] if len(widths) == 1 else widths,
-        "neurons": sum(spot.width for spot in spots),
-        "read_at": f"input of {spots[0].owned[0].name}",
+        "layers": len(layers),
+        "units_a_layer": _one_or_all(layers.values()),
+        "neurons": sum(layers.values()),
+        "kinds": {kind: _kind(bound) for kind, bound in kinds.items()},
+    }
+
+
+def _kind(bound: BoundModel) -> dict[str, Any]:
+    spots = list(bound.sites.values())
+    where = {"input": "input of", "output": "output of", "experts": "inside"}
+    return {
+        "sites": len(spots),
+        "units_a_site": _one_or_all(spot.width for spot in spots),
+        "units": sum(spot.width for spot in spots),
+        "read_at": f"{where[spots[0].point]} {spots[0].owned[0].name}",
         "owned": [f"{own.role}: {own.name}" for own in spots[0].owned],
     }
+
+
+def _one_or_all(sizes: Iterable[int]) -> int | list[int]:
+    found = sorted(set(sizes))
+    return found[0] if len(found) == 1 else found
 
 
 def _memory(model: torch.nn.Module, text: dict[str, Any], weights: int) -> dict[str, Any]:

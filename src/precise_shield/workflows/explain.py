@@ -71,6 +71,7 @@ def _facts(run: Run, atlas: Atlas, stats: Stats, stage: Stage) -> NeuronFacts:
                 name=name,
                 size=len(neurons),
                 by_layer=by_layer(neurons, atlas.widths),
+                by_kind=by_kind(neurons, atlas.widths),
                 split_half=or_null(agreement[name]),
                 shuffled_size=or_null(float(null[name].sizes().mean())),
             )
@@ -110,8 +111,24 @@ def comparable(atlas: Atlas) -> tuple[list[list[str]], list[list[str]]]:
 
 
 def by_layer(neurons: NeuronSet, widths: dict[Site, int]) -> list[int]:
-    """Neurons in each layer of the text tower, first layer first."""
-    return [len(neurons.units.get(site, ())) for site in sorted(widths)]
+    """Neurons of all kinds in each layer of the language model, layer 0 first.
+
+    Of the vision tower where that alone was searched.
+    """
+    tower = min(site.tower for site in widths)
+    layers = [0] * (1 + max(site.layer for site in widths if site.tower == tower))
+    for site, size in neurons.counts().items():
+        if site.tower == tower:
+            layers[site.layer] += size
+    return layers
+
+
+def by_kind(neurons: NeuronSet, widths: dict[Site, int]) -> dict[str, int]:
+    """Neurons of each searched tower and kind of unit, all layers together."""
+    found = {f"{site.tower}.{site.kind}": 0 for site in sorted(widths)}
+    for site, size in neurons.counts().items():
+        found[f"{site.tower}.{site.kind}"] += size
+    return found
 
 
 def _swept(run: Run, atlas: Atlas) -> list[float]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from precise_shield import __version__
+from precise_shield.core.sites import NeuronSet
 from precise_shield.core.summary import (
     DataFacts,
     DataNotes,
@@ -27,6 +28,7 @@ from precise_shield.workflows.claims import claims
 from precise_shield.workflows.claims_explained import explained_claims
 from precise_shield.workflows.context import Run
 from precise_shield.workflows.evaluate import Evaluation, samples
+from precise_shield.workflows.explain import by_kind
 from precise_shield.workflows.identify import Atlas
 
 
@@ -83,8 +85,12 @@ def _model(run: Run, atlas: Atlas) -> ModelFacts:
         model_type=loaded.model_type,
         fingerprint=loaded.fingerprint,
         parameters=sum(parameter.numel() for parameter in loaded.model.parameters()),
-        layers=len(atlas.widths),
+        layers=len({(site.tower, site.layer) for site in atlas.widths}),
         neurons=sum(atlas.widths.values()),
+        units=by_kind(
+            NeuronSet.of({site: range(width) for site, width in atlas.widths.items()}),
+            atlas.widths,
+        ),
         dtype=str(loaded.model.dtype).removeprefix("torch."),
         device=str(loaded.device if loaded.device.type == "cpu" else torch.cuda.get_device_name())
         if loaded.device.type in {"cpu", "cuda"}

@@ -16,6 +16,9 @@ class SetFacts(Part):
     """`en/text`, `ISN:en`, `MLS`, …"""
     size: int
     by_layer: list[int]
+    """All kinds of units together; the vision tower counts where it alone was searched."""
+    by_kind: dict[str, int] = Field(default_factory=dict)
+    """Neurons of each searched tower and kind, `text.ffn`, `text.query`, ..., all layers."""
     split_half: float | None
     """Jaccard agreement of sets found on two halves of the groups, mean over draws."""
     shuffled_size: float | None

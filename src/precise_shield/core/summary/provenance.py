@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from precise_shield.core.records import Modality
 from precise_shield.core.summary.base import Part
 
@@ -18,6 +20,8 @@ class ModelFacts(Part):
     layers: int
     neurons: int
     """Units of all sites that were searched."""
+    units: dict[str, int] = Field(default_factory=dict)
+    """The same by tower and kind: `text.ffn`, `text.query`, ..."""
     dtype: str
     device: str
 

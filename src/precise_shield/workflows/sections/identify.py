@@ -6,12 +6,21 @@ from typing import Literal
 
 from pydantic import Field
 
+from precise_shield.core.sites import Tower, UnitKind
 from precise_shield.workflows.sections.base import Section
 
 Place = Literal["response_mean", "first_decision", "last_prompt", "prompt_mean", "image_mean"]
 
 
 class IdentifySection(Section):
+    units: list[UnitKind] = Field(default=["ffn"], min_length=1)
+    """Kinds of units to search: `ffn` (feed-forward neurons), `expert` (those of routed experts),
+    `query`, `key`, `value` (rows of W_Q, W_K, W_V), `attention` (columns of W_O). Each layer and
+    kind gives its own top p; `precise-shield doctor` shows what a model has."""
+
+    towers: list[Tower] = Field(default=["text"], min_length=1)
+    """Towers to search: `text`, the language model, and `vision`, the one that sees pictures."""
+
     score: str = "precise_shield"
     """Importance of a neuron; `precise-shield list` shows them."""
 

@@ -1,0 +1,52 @@
+"""Runs over several kinds of units at once."""
+
+import pytest
+
+import tiny_folders
+from precise_shield.core.sites import NeuronSet, Site
+from precise_shield.workflows.doctor import doctor
+from precise_shield.workflows.explain import by_kind, by_layer
+from precise_shield.workflows.sections.model import ModelSection
+
+WIDTHS = {
+    Site("text", 0): 6,
+    Site("text", 2): 6,
+    Site("text", 2, "expert", 0): 4,
+    Site("text", 2, "query"): 8,
+    Site("vision", 5): 6,
+}
+NEURONS = NeuronSet.of(
+    {
+        Site("text", 0): [1],
+        Site("text", 2, "expert", 0): [0, 3],
+        Site("text", 2, "query"): [7],
+        Site("vision", 5): [2],
+    }
+)
+
+
+def test_layers_are_counted_by_number_over_all_kinds_of_the_language_model():
+    assert by_layer(NEURONS, WIDTHS) == [1, 0, 3]
+    vision = {Site("vision", 5): 6}
+    assert by_layer(NeuronSet.of({Site("vision", 5): [2]}), vision) == [0, 0, 0, 0, 0, 1]
+
+
+def test_kinds_are_counted_tower_by_tower():
+    counts = {"text.expert": 2, "text.ffn": 1, "text.query": 1, "vision.ffn": 1}
+    assert by_kind(NEURONS, WIDTHS) == counts
+    assert sum(counts.values()) == len(NEURONS)
+
+
+@pytest.mark.parametrize("family", ["qwen2_moe", "phi3"])
+def test_doctor_shows_the_units_of_each_kind(family, tmp_path):
+    tiny_folders.save_tiny(family, tmp_path / family)
+    text = doctor(ModelSection(path=str(tmp_path / family)))["towers"]["text"]
+    kinds = {kind: facts["units"] for kind, facts in text["kinds"].items()}
+    rows = {"query": 3 * 16, "key": 3 * 8, "value": 3 * 8, "attention": 3 * 16}
+    if family == "phi3":
+        assert kinds == {"ffn": 3 * 24, **rows}
+        assert text["kinds"]["query"]["read_at"].startswith("output of model.layers.0")
+    else:
+        assert kinds == {"ffn": 3 * 20, "expert": 3 * 4 * 24, **rows}
+        assert text["units_a_layer"] == 20 + 4 * 24
+    assert text["neurons"] == kinds["ffn"] + kinds.get("expert", 0)
