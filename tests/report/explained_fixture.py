@@ -15,6 +15,7 @@ from precise_shield.core.summary.explained import (
     Nearest,
     Neighbour,
 )
+from precise_shield.core.summary.headroom import Headroom, HeadroomRow
 from report.fixture import LANGUAGES, realistic
 
 HIGH = ["en", "zh"]
@@ -63,6 +64,34 @@ def _profile(summary: Summary) -> Profile:
     return Profile(depth=depth, groups=groups, decompositions=parts, nearest=near)
 
 
+def _probe(condition: str, contrast: str, place: tuple[str, str] | None, top: float) -> HeadroomRow:
+    auc = [0.5, *[round(0.5 + (top - 0.5) * k / 8, 3) for k in range(1, 9)]]
+    return HeadroomRow(
+        condition=condition, position="first_decision", contrast=contrast,
+        language=None if place is None else place[0],
+        modality=None if place is None else place[1], fitted=64, fitted_on="the same kind",
+        harmful=12, benign=6, auc=auc, low=[max(0.0, a - 0.2) for a in auc],
+        high=[min(1.0, a + 0.15) for a in auc], shuffled=[0.5] * 9, shuffled_high=[0.72] * 9,
+        best_layer=8, p_value=0.01 if top > 0.7 else 0.4,
+        verdict="apart" if top > 0.7 else "not shown apart",
+    )  # fmt: skip
+
+
+def _headroom() -> Headroom:
+    dice, rows = random.Random(8), []
+    for condition, lift in (("base", 0.0), ("aligned", 0.05)):
+        for contrast, top in (("matched", 0.8), ("ordinary", 0.93)):
+            rows.append(_probe(condition, contrast, None, top + lift))
+            for language in LANGUAGES:
+                for modality in MODALITIES:
+                    here = min(1.0, top + lift - 0.2 * dice.random())
+                    rows.append(_probe(condition, contrast, (language, modality), here))
+    return Headroom(
+        fit_split="probe", split="validation", shrinkage=0.1, draws=99, rows=rows,
+        sentence="A linear probe tells harmful from topic-matched benign requests.",
+    )  # fmt: skip
+
+
 @cache
 def explained_summary() -> Summary:
     """`realistic()` with a profile and counts."""
@@ -82,6 +111,6 @@ def explained_summary() -> Summary:
     return summary.model_copy(
         update={
             "neurons": summary.neurons.model_copy(update={"profile": _profile(summary)}),
-            "explained": Explained(counts=counts),
+            "explained": Explained(counts=counts, headroom=_headroom()),
         }
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from precise_shield.core.summary import Summary
-from precise_shield.report.page import figures_of, render_html
+from precise_shield.report.page import figures_of, render_html, render_markdown
 from report.explained_fixture import explained_summary
 from report.fixture import realistic
 
@@ -48,7 +48,28 @@ def test_each_language_is_a_point_and_r_has_its_exact_p() -> None:
     assert figure("counts", realistic()) is None
 
 
+def test_probes_are_drawn_before_and_after_beside_shuffled_labels() -> None:
+    it = figure("headroom")
+    assert it is not None
+    assert [panel.title for panel in it.panels] == [
+        "harmful against topic-matched benign",
+        "harmful against topic-matched benign, by cell",
+        "harmful against other benign",
+        "harmful against other benign, by cell",
+    ]
+    assert "k-aligned thick" in it.panels[0].svg
+    assert "k-random thick" in it.panels[0].svg
+    found = explained_summary().explained.headroom
+    assert found is not None
+    doubtful = [r for r in found.rows if r.condition == "base" and r.verdict != "apart"]
+    assert doubtful
+    assert sum(panel.svg.count(" ?</text>") for panel in it.panels) == len(doubtful)
+    assert len(it.table.rows) == len(found.rows)
+    assert found.sentence in render_markdown(explained_summary())
+    assert figure("headroom", realistic()) is None
+
+
 def test_the_page_has_them_all() -> None:
     page = render_html(explained_summary())
-    for name in ("depth", "private", "counts"):
+    for name in ("depth", "private", "counts", "headroom"):
         assert f'<figure id="{name}">' in page

@@ -106,8 +106,11 @@ def identify(run: Run) -> object:
 def explain(run: Run) -> object:
     """Where the neurons sit, what languages and modalities share, and how sure that is."""
     from precise_shield.workflows.explain import explain as work
+    from precise_shield.workflows.headroom import headroom
 
-    return work(run).model_dump(mode="json")
+    facts, apart = work(run), headroom(run)
+    more = {} if apart is None else {"headroom": apart.model_dump(mode="json")}
+    return {**facts.model_dump(mode="json"), **more}
 
 
 @stage

@@ -6,6 +6,7 @@ from math import isfinite
 
 from precise_shield.core.summary import Receipt, SetFacts
 from precise_shield.report.headline import TOLERANCE, Finding, Tone, points_text, share_text
+from precise_shield.report.headroom import headroom_finding
 from precise_shield.report.overlap import cell_overlaps, cell_sets, chance_of
 from precise_shield.report.tables import Rows, Table, table
 from precise_shield.report.view import Contrast, View
@@ -209,7 +210,7 @@ def _receipt(r: Receipt, view: View) -> Finding:
 
 def where_findings(view: View) -> list[Finding]:
     """Question 4: where does safety live?"""
-    found = [_sharing(view), _depth(view), _curve(view)]
+    found = [headroom_finding(view), _sharing(view), _depth(view), _curve(view)]
     return [finding for finding in found if finding is not None]
 
 

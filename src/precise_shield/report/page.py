@@ -40,6 +40,7 @@ from precise_shield.report.figures import (
 from precise_shield.report.gate import gate_tables
 from precise_shield.report.headline import safer_findings, verdict
 from precise_shield.report.headlines import headline_tables
+from precise_shield.report.headroom import headroom_figure
 from precise_shield.report.judging import judging_tables
 from precise_shield.report.markdown import render_markdown
 from precise_shield.report.overlap import modality_figure, overlap_figure
@@ -101,6 +102,7 @@ def figures_of(summary: Summary) -> Figures:
         _present([weights_figure(view)]),
         _present(
             [
+                headroom_figure(view),
                 profile_figure(view),
                 counts_figure(view),
                 overlap_figure(view),

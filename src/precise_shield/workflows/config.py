@@ -15,6 +15,7 @@ from precise_shield.workflows.sections.align import AlignSection
 from precise_shield.workflows.sections.base import Section
 from precise_shield.workflows.sections.data import DataSection
 from precise_shield.workflows.sections.evaluate import EvaluateSection
+from precise_shield.workflows.sections.explain import ExplainSection
 from precise_shield.workflows.sections.identify import IdentifySection
 from precise_shield.workflows.sections.model import ModelSection
 from precise_shield.workflows.sections.verify import VerifySection
@@ -35,6 +36,9 @@ class Config(Section):
 
     identify: IdentifySection = IdentifySection()
     """Finding safety neurons."""
+
+    explain: ExplainSection = ExplainSection()
+    """What the model can tell apart, and what its neurons do."""
 
     verify: VerifySection = VerifySection()
     """The causal check."""

@@ -18,6 +18,7 @@ from precise_shield.workflows.evaluate import evaluate
 from precise_shield.workflows.explain import explain
 from precise_shield.workflows.explained import explained
 from precise_shield.workflows.gate import gates
+from precise_shield.workflows.headroom import headroom
 from precise_shield.workflows.identify import identify
 from precise_shield.workflows.judges import names_of
 from precise_shield.workflows.plans import arm_names
@@ -34,11 +35,12 @@ def run_all(run: Run) -> Summary:
     run.reporter.say(budget(run))
     atlas = identify(run)
     facts = explain(run)
+    headroom(run)  # warns before anyone trains
     verified = verify(run)
     arms = align(run)
     found = evaluate(run)
     held = gates(run, arms)
-    more = explained(run, atlas, found)
+    more = explained(run, atlas, arms, found)
     summary = summarise(run, atlas, facts, verified, arms, found, more)
     summary = summary.model_copy(update={"gate": held, "search": search_facts(run)})
     run.store.write_text("summary.json", summary.model_dump_json(indent=1) + "\n")

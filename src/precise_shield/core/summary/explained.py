@@ -9,6 +9,7 @@ from pydantic import Field
 from precise_shield.core.records import Modality
 from precise_shield.core.sites import UnitKind
 from precise_shield.core.summary.base import Part
+from precise_shield.core.summary.headroom import Headroom
 
 Group = Literal["high_resource", "other"]
 
@@ -120,3 +121,4 @@ class Explained(Part):
     """Everything beyond the sets themselves. What was not measured is empty or null."""
 
     counts: list[CountTest] = Field(default_factory=list)
+    headroom: Headroom | None = None
