@@ -10,7 +10,7 @@ from precise_shield.core.summary.headroom import HeadroomRow, ProbeContrast
 from precise_shield.report.anatomy import DENSE
 from precise_shield.report.charts import Series, Square, heat_map, line_chart
 from precise_shield.report.figures import Figure, Panel
-from precise_shield.report.headline import Finding
+from precise_shield.report.headline import Finding, Tone
 from precise_shield.report.svg import WIDTH, Axis, steps
 from precise_shield.report.tables import Entry, Rows, Table, p_entry, real, table, whole
 from precise_shield.report.view import View
@@ -162,5 +162,5 @@ def headroom_finding(view: View) -> Finding | None:
     hardest = means.get("matched") or means.get("ordinary")
     if hardest is None or not known(hardest.p_value):
         return Finding("Headroom", "unclear", found.sentence)
-    tone = "good" if hardest.verdict == "apart" else "bad"
+    tone: Tone = "good" if hardest.verdict == "apart" else "bad"
     return Finding("Headroom", tone, found.sentence)
