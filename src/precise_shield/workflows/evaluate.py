@@ -35,6 +35,7 @@ from precise_shield.workflows.defended import check_defences, defended
 from precise_shield.workflows.headlines import headlines
 from precise_shield.workflows.identify import identify
 from precise_shield.workflows.judging import drift
+from precise_shield.workflows.openings import log_opening
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,7 @@ def evaluate(run: Run) -> Evaluation:
     check_defences(run.config)
     atlas, arms = identify(run), align(run)
     examples = run.examples(run.config.evaluate.split)
+    log_opening(run, examples)
     states = [base_state(), *map(aligned_state, arms), *suppressed_states(run, atlas)]
     responses = {state.name: respond(run, state, examples) for state in states}
     behind, defended_responses = defended(run, examples)

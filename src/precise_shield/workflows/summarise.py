@@ -13,7 +13,6 @@ from precise_shield import __version__
 from precise_shield.core.sites import NeuronSet
 from precise_shield.core.summary import (
     DataFacts,
-    DataNotes,
     Explained,
     ModelFacts,
     NeuronFacts,
@@ -27,6 +26,7 @@ from precise_shield.workflows.audit import audit
 from precise_shield.workflows.claims import claims
 from precise_shield.workflows.claims_explained import explained_claims
 from precise_shield.workflows.context import Run
+from precise_shield.workflows.data_notes import data_notes
 from precise_shield.workflows.evaluate import Evaluation, samples
 from precise_shield.workflows.explain import by_kind
 from precise_shield.workflows.identify import Atlas
@@ -51,7 +51,7 @@ def summarise(
         rule=RULES[config.evaluate.rule].meaning,
         model=_model(run, atlas),
         data=_data(run, found),
-        data_notes=DataNotes(overlaps=run.overlaps),
+        data_notes=data_notes(run, found),
         conditions=found.conditions,
         rates=found.rates,
         differences=found.differences,

@@ -30,6 +30,8 @@ from precise_shield.core.summary.confidence import (
 )
 from precise_shield.core.summary.data import (
     DataNotes,
+    Opening,
+    OriginRate,
     OverlapCount,
 )
 from precise_shield.core.summary.explained import (
@@ -101,6 +103,8 @@ __all__ = [
     "Measure",
     "ModelFacts",
     "NeuronFacts",
+    "Opening",
+    "OriginRate",
     "Overlap",
     "OverlapCount",
     "PanelFacts",
