@@ -6,7 +6,7 @@ import torch
 
 from precise_shield.align.losses import IGNORE, TrainBatch
 from precise_shield.core.sites import NeuronSet
-from precise_shield.models.bind import BoundModel, bind
+from precise_shield.models.bind import BoundModel, bind, kinds_of
 from tiny import SEEING_CONFIGS, TEXT_CONFIGS, inputs, tiny
 
 KINDS = ("gemma2", "gpt2", "llama", "llava", "phi3")
@@ -15,8 +15,10 @@ KINDS = ("gemma2", "gpt2", "llama", "llava", "phi3")
 FAMILIES = (*TEXT_CONFIGS, *SEEING_CONFIGS)
 
 
-def build(model_type: str, dtype: torch.dtype = torch.float32) -> BoundModel:
-    """A bound model, the same every time."""
+def build(
+    model_type: str, dtype: torch.dtype = torch.float32, *, every: bool = False
+) -> BoundModel:
+    """A bound model, the same every time; with `every`, units of all kinds that it has."""
     model = tiny(model_type)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -24,7 +26,7 @@ def build(model_type: str, dtype: torch.dtype = torch.float32) -> BoundModel:
                 parameter.mul_(3.0)
     if model_type == "gemma2":
         model.config.final_logit_softcapping = 2.0
-    return bind(model.to(dtype))
+    return bind(model.to(dtype), units=kinds_of(model) if every else ("ffn",))
 
 
 def chosen(bound: BoundModel) -> NeuronSet:

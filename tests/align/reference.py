@@ -13,6 +13,9 @@ from transformers.pytorch_utils import Conv1D
 from precise_shield.core.sites import NeuronSet
 from precise_shield.models.bind import BoundModel
 
+ROWS = ("gate", "up", "query", "key", "value")
+EVERY = (*ROWS, "down", "out", "query_bias", "key_bias", "value_bias")
+
 
 def masks(bound: BoundModel, neurons: NeuronSet, roles: tuple[str, ...]) -> dict[str, Tensor]:
     """1 where a chosen neuron owns the weight."""
@@ -21,14 +24,18 @@ def masks(bound: BoundModel, neurons: NeuronSet, roles: tuple[str, ...]) -> dict
         for own in bound.sites[site].owned:
             if own.role in roles:
                 mask = found.setdefault(own.name, torch.zeros_like(own.weight))
-                index = torch.tensor([own.offset + unit for unit in ids])
-                mask.index_fill_(own.dim, index, 1.0)
+                for unit in ids:
+                    position, one, dim = own.offset + own.stride * unit, mask, own.dim
+                    if mask.dim() == 3:  # an expert's own matrix
+                        expert, position = divmod(position, mask.shape[dim])
+                        one, dim = mask[expert], dim - 1
+                    one.select(dim, position).fill_(1.0)
     return found
 
 
 def train_masked_full(bound, neurons, rows, *, steps, lr, clip) -> list[float]:
     """Full gradients, multiplied by the mask before clipping and AdamW (SS-Neurons)."""
-    allowed = masks(bound, neurons, ("gate", "up", "down"))
+    allowed = masks(bound, neurons, EVERY)
     parameters = dict(bound.model.named_parameters())
     optimizer = torch.optim.AdamW(parameters.values(), lr=lr, weight_decay=0.0)
     losses = []
@@ -50,7 +57,7 @@ def train_masked_lora(
     bound, neurons, rows, start_a, *, rank, alpha, steps, lr, clip, freeze_a=False
 ) -> list[float]:
     """Plain LoRA with a full B whose gradient is masked row by row (Precise Shield, Eq. 9-11)."""
-    allowed = masks(bound, neurons, ("gate", "up"))
+    allowed = masks(bound, neurons, ROWS)
     conv = {name: isinstance(_owner(bound, name), Conv1D) for name in allowed}
     a = {name: start_a[name].detach().clone().requires_grad_(not freeze_a) for name in allowed}
     b = {}

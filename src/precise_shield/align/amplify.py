@@ -21,8 +21,8 @@ COUNTS = DeltaCounts(0, 0)
 def amplified(bound: BoundModel, neurons: NeuronSet, factor: float) -> SparseDelta:
     """The delta that multiplies what every chosen neuron writes; the model is not changed.
 
-    Scaling a column of the down-projection by f is the same, at every token, as scaling that
-    neuron's activation by f.
+    Scaling a column of the down-projection (of W_O; a row of W_Q, W_K or W_V with its bias) by f
+    is the same, at every token, as scaling that neuron's activation by f.
 
     Raises:
         ConfigError: the factor is below 1: that would suppress, and a suppressed model is
@@ -37,7 +37,7 @@ def amplified(bound: BoundModel, neurons: NeuronSet, factor: float) -> SparseDel
             " measuring, in memory only."
         )
     changes = []
-    for one in slices_of(bound, neurons, FORM.parts):
+    for one in slices_of(bound, neurons, FORM.roles):
         old = one.read()
         wide = torch.promote_types(old.dtype, torch.float32)
         new = (old.to(wide) * factor).to(old.dtype)

@@ -3,156 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-import math
-from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Literal
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from precise_shield.align.slices import UnitSlices, fingerprint, slices_of
+from precise_shield.align.expert_parts import ExpertLora, ExpertPart, expert_part
+from precise_shield.align.parts import DirectUnits as DirectUnits
+from precise_shield.align.parts import Form as Form
+from precise_shield.align.parts import LoraRows as LoraRows
+from precise_shield.align.parts import Part, part_of
+from precise_shield.align.parts import RowLora as RowLora
+from precise_shield.align.parts import form_name as form_name
+from precise_shield.align.slices import fingerprint, slices_of
 from precise_shield.align.sparse import Change, SparseDelta
-from precise_shield.core.errors import ConfigError, NumericError, ReceiptError
+from precise_shield.core.errors import NumericError, ReceiptError
 from precise_shield.core.sites import NeuronSet
-from precise_shield.models.bind import BoundModel, Role
-from precise_shield.models.taps import SidePath, side_paths
-
-Master = Literal["float32", "weight"]
-"""Dtype in which parameters are kept: float32, or the weight's own (smaller, coarser steps)."""
-
-
-@dataclass(frozen=True)
-class LoraRows:
-    """Row-masked LoRA on gate and up: W' = W0 + (M ⊙ B) A, only the chosen rows of B existing.
-
-    Source: Precise Shield, Eq. 9-11; defaults of its sibling *One Anchor for All*.
-    """
-
-    rank: int = 8
-    alpha: float = 16.0
-    """The update is scaled by alpha / rank."""
-    dropout: float = 0.05
-    """Share of inputs dropped on the way into A, in training only."""
-    freeze_a: bool = False
-    """Keep A at its random start and train the rows of B alone."""
-    master: Master = "float32"
-
-    def __post_init__(self) -> None:
-        if self.rank < 1 or not 0 <= self.dropout < 1 or not self.alpha > 0:
-            raise ConfigError(
-                f"rank {self.rank}, alpha {self.alpha}, dropout {self.dropout}: rank must be at"
-                " least 1, alpha above 0 and dropout in [0, 1)."
-            )
-
-    @property
-    def roles(self) -> tuple[Role, ...]:
-        return ("gate", "up")
-
-
-@dataclass(frozen=True)
-class DirectUnits:
-    """An exact-size delta on the units' own rows of gate and up and columns of down.
-
-    Source: SS-Neurons, θ ← θ − η (M ⊙ ∇L), without the mask.
-    """
-
-    parts: tuple[Role, ...] = ("gate", "up", "down")
-    master: Master = "float32"
-
-    def __post_init__(self) -> None:
-        if not self.parts or len(set(self.parts)) != len(self.parts):
-            raise ConfigError(f"parts {self.parts}: name gate, up and down at most once each.")
-
-    @property
-    def roles(self) -> tuple[Role, ...]:
-        return self.parts
-
-
-Form = LoraRows | DirectUnits
-
-
-def form_name(form: Form) -> str:
-    """What receipts and files call the form: `lora_rows` or `direct_units`."""
-    return "lora_rows" if isinstance(form, LoraRows) else "direct_units"
-
-
-def _parameter(value: Tensor, like: Tensor, master: Master) -> nn.Parameter:
-    dtype = like.dtype if master == "weight" else torch.promote_types(like.dtype, torch.float32)
-    return nn.Parameter(value.to(like.device, dtype))
-
-
-class Part(nn.Module, ABC):
-    """What is learnt about one weight."""
-
-    rows: Tensor
-
-    def __init__(self, slices: UnitSlices) -> None:
-        super().__init__()
-        self.slices = slices
-        rows = torch.tensor(slices.index, device=slices.weight.device)
-        self.register_buffer("rows", rows, persistent=False)
-
-    @abstractmethod
-    def forward(
-        self, x: Float[Tensor, "*batch inputs"], y: Float[Tensor, "*batch outputs"]
-    ) -> Float[Tensor, "*batch outputs"]:
-        """The projection's output with the update's own contribution added."""
-
-    @abstractmethod
-    def update(self) -> Float[Tensor, "units fan"]:
-        """What is added to the slices, one a row, in at least float32."""
-
-
-class RowLora(Part):
-    """`(B A)` on the chosen rows of one projection. `a` is `[rank, in]`, `b` `[units, rank]`."""
-
-    def __init__(self, slices: UnitSlices, form: LoraRows, seed: int) -> None:
-        super().__init__(slices)
-        key = hashlib.sha256(f"{seed}/{slices.name}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(key[:7], "big"))
-        a = torch.empty(form.rank, slices.fan)
-        nn.init.kaiming_uniform_(a, a=math.sqrt(5), generator=generator)
-        self.a = _parameter(a, slices.weight, form.master).requires_grad_(not form.freeze_a)
-        b = torch.zeros(len(slices.index), form.rank)
-        self.b = _parameter(b, slices.weight, form.master)
-        self.scaling = form.alpha / form.rank
-        self.dropout = nn.Dropout(form.dropout)
-
-    def forward(
-        self, x: Float[Tensor, "*batch inputs"], y: Float[Tensor, "*batch outputs"]
-    ) -> Float[Tensor, "*batch outputs"]:
-        low = F.linear(self.dropout(x), self.a.to(x.dtype))  # [*batch, rank]
-        high = F.linear(low, self.b.to(x.dtype)) * self.scaling  # [*batch, units]
-        return y.index_add(-1, self.rows, high.to(y.dtype))
-
-    def update(self) -> Float[Tensor, "units fan"]:
-        wide = torch.promote_types(self.a.dtype, torch.float32)
-        return (self.b.detach().to(wide) @ self.a.detach().to(wide)) * self.scaling
-
-
-class DirectSlices(Part):
-    """A free delta of the slices' own shape, `[units, fan]`."""
-
-    def __init__(self, slices: UnitSlices, form: DirectUnits) -> None:
-        super().__init__(slices)
-        start = torch.zeros(len(slices.index), slices.fan)
-        self.d = _parameter(start, slices.weight, form.master)
-
-    def forward(
-        self, x: Float[Tensor, "*batch inputs"], y: Float[Tensor, "*batch outputs"]
-    ) -> Float[Tensor, "*batch outputs"]:
-        d = self.d.to(x.dtype)
-        if self.slices.side == "out":
-            return y.index_add(-1, self.rows, F.linear(x, d).to(y.dtype))
-        return y + x.index_select(-1, self.rows) @ d
-
-    def update(self) -> Float[Tensor, "units fan"]:
-        return self.d.detach().to(torch.promote_types(self.d.dtype, torch.float32))
+from precise_shield.models.bind import BoundModel
+from precise_shield.models.experts import Ear, Routing
+from precise_shield.models.taps import SidePath, expert_paths, side_paths
 
 
 @dataclass(frozen=True)
@@ -176,9 +47,7 @@ class Deltas(nn.Module):
         super().__init__()
         self.bound, self.neurons, self.form, self.seed = bound, neurons, form, seed
         self.parts = nn.ModuleList(
-            RowLora(slices, form, seed)
-            if isinstance(form, LoraRows)
-            else DirectSlices(slices, form)
+            expert_part(slices, form, seed) if slices.stacked else part_of(slices, form, seed)
             for slices in slices_of(bound, neurons, form.roles)
         )
         self._on = True
@@ -191,7 +60,7 @@ class Deltas(nn.Module):
         seen = sum(p.numel() for p in self.parameters() if p.requires_grad)
         if isinstance(self.form, DirectUnits):
             return DeltaCounts(seen, seen)
-        rows = sum(part.b.numel() for part in self._all() if isinstance(part, RowLora))
+        rows = sum(p.b.numel() for p in self._all() if isinstance(p, RowLora | ExpertLora))
         return DeltaCounts(rows, seen)
 
     def identity(self) -> str:
@@ -223,15 +92,39 @@ class Deltas(nn.Module):
 
     def paths(self) -> dict[nn.Module, SidePath]:
         """For each projection, what it has to add to its output."""
+        found: dict[nn.Module, list[Part]] = {}
+        for part in self._all():
+            if not isinstance(part, ExpertPart):
+                for module in part.slices.modules:
+                    found.setdefault(module, []).append(part)
 
-        def path_for(part: Part) -> SidePath:
+        def path_for(parts: list[Part]) -> SidePath:
             def path(x: Tensor, y: Tensor) -> Tensor:
-                added: Tensor = part(x, y) if self._on else y
-                return added
+                for part in parts if self._on else []:
+                    y = part(x, y)
+                return y
 
             return path
 
-        return {module: path_for(part) for part in self._all() for module in part.slices.modules}
+        return {module: path_for(parts) for module, parts in found.items()}
+
+    def ears(self) -> dict[nn.Module, Ear]:
+        """For each stack of experts, what its chosen experts have to add inside it."""
+        found: dict[nn.Module, dict[str, ExpertPart]] = {}
+        for part in self._all():
+            if isinstance(part, ExpertPart):
+                for module in part.slices.modules:
+                    found.setdefault(module, {})[part.slices.side] = part
+
+        def adding(part: ExpertPart | None) -> Callable[[Tensor, Tensor, Routing], Tensor] | None:
+            if part is None:
+                return None
+            return lambda x, y, routing: part.routed(x, y, routing) if self._on else y
+
+        return {
+            module: Ear(made=adding(sides.get("out")), wrote=adding(sides.get("in")))
+            for module, sides in found.items()
+        }
 
     def merge(self) -> SparseDelta:
         """Write `W + delta` into the model: all of it, or nothing.
@@ -295,7 +188,7 @@ def tuning(bound: BoundModel, neurons: NeuronSet, form: Form, seed: int) -> Iter
     flags = [(parameter, parameter.requires_grad) for parameter in bound.model.parameters()]
     try:
         bound.model.requires_grad_(False)
-        with side_paths(deltas.paths()):
+        with side_paths(deltas.paths()), expert_paths(bound.model, deltas.ears()):
             yield deltas
         deltas.merge()
     finally:

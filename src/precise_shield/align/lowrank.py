@@ -158,10 +158,13 @@ def is_low_rank(path: Path) -> bool:
 
 
 def low_rank(deltas: Deltas) -> LowRank | None:
-    """The factors of a finished `tuning` block; None for a form that has none."""
+    """The factors of a finished `tuning` block; None for a form that has none.
+
+    None, too, where routed experts were tuned: their factors are one pair an expert.
+    """
     delta = deltas.sparse()
     parts = [part for part in deltas.parts if isinstance(part, RowLora)]
-    if not parts:
+    if not parts or len(parts) != len(deltas.parts):
         return None
     factors = []
     for part, change in zip(parts, delta.changes, strict=True):

@@ -13,15 +13,17 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from precise_shield.core.errors import (
+    ConfigError,
     EmptySetError,
     LayoutMismatchError,
     UnsupportedModelError,
 )
-from precise_shield.core.sites import NeuronSet
+from precise_shield.core.sites import NeuronSet, Site
 from precise_shield.models.bind import BoundModel, OwnedWeight, Role
+from precise_shield.models.units import WRITING, read_rows, unit_major, write_rows
 
 Side = Literal["out", "in"]
-"""`out`: a unit is one output of the projection (gate, up). `in`: one input of it (down)."""
+"""`out`: a unit is one output of the projection (gate, up, query). `in`: one input of it (down)."""
 
 TRAINABLE = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _CHUNK = 2**24
@@ -44,20 +46,30 @@ class UnitSlices:
     side: Side
 
     dim: int
-    """The weight's dimension that counts units: 0 or 1, transposed in a `Conv1D`."""
+    """The weight's dimension that counts units: 0 or 1, transposed in a `Conv1D`; 1 or 2 of
+    stacked experts; 0 of a bias."""
 
     index: tuple[int, ...]
-    """Strictly increasing positions along `dim`, offsets of fused weights included."""
+    """Strictly increasing positions along `dim`, offsets of fused weights included. In stacked
+    experts they go on from one expert to the next: position j of expert e is `e * size + j`."""
+
+    parameter: str = "weight"
+    """The parameter's name in each of `modules`."""
 
     @property
     def weight(self) -> nn.Parameter:
         """The parameter itself, looked up afresh."""
-        return self.modules[0].get_parameter("weight")
+        return self.modules[0].get_parameter(self.parameter)
+
+    @property
+    def stacked(self) -> bool:
+        """It holds the weights of all routed experts of a layer."""
+        return self.weight.dim() == 3
 
     @property
     def fan(self) -> int:
-        """Length of one slice: inputs of a gate or up row, outputs of a down column."""
-        return int(self.weight.shape[1 - self.dim])
+        """Length of one slice: inputs of a row, outputs of a column, 1 of a bias."""
+        return int(unit_major(self.weight, self.dim).shape[-1])
 
     def read(self) -> Float[Tensor, "units fan"]:
         """A copy of the slices, one a row whatever the weight's orientation."""
@@ -69,10 +81,8 @@ class UnitSlices:
 
 
 def read_slices(weight: Tensor, dim: int, index: tuple[int, ...]) -> Float[Tensor, "units fan"]:
-    """Copy slices of a matrix, one a row of the result."""
-    where = torch.tensor(index, device=weight.device)
-    taken = weight.detach().index_select(dim, where)
-    return taken if dim == 0 else taken.T.contiguous()
+    """Copy slices of a weight, one a row of the result."""
+    return read_rows(weight, dim, index).contiguous()
 
 
 def write_slices(
@@ -84,10 +94,7 @@ def write_slices(
             f"values of {values.dtype} do not fit a weight of {weight.dtype}."
             " Load the model in the dtype the values were made in."
         )
-    where = torch.tensor(index, device=weight.device)
-    values = values.to(weight.device)
-    with torch.no_grad():
-        weight.index_copy_(dim, where, values if dim == 0 else values.T)
+    write_rows(weight, dim, index, values)
 
 
 def slices_of(
@@ -99,6 +106,7 @@ def slices_of(
 
     Raises:
         EmptySetError: there is no neuron, or no weight of these roles.
+        ConfigError: some of the neurons have a weight of these roles and others have none.
         LayoutMismatchError: a neuron is not in this model, or a weight is tied to something
             that is no projection, so that moving it would move more than neurons.
         UnsupportedModelError: a weight is quantised.
@@ -110,6 +118,7 @@ def slices_of(
         )
     rows: dict[str, set[int]] = {}
     owners: dict[str, OwnedWeight] = {}
+    without: list[Site] = []
     for site, spot in bound.only(neurons.units).sites.items():
         ids = neurons.units[site]
         if ids[-1] >= spot.width:
@@ -117,16 +126,24 @@ def slices_of(
                 f"neuron {ids[-1]} of {site} does not exist: the site has {spot.width} units."
                 " The neurons belong to another model."
             )
-        for own in spot.owned:
-            if own.role in roles:
-                first = owners.setdefault(own.name, own)
-                if _side(first) != _side(own):
-                    raise LayoutMismatchError(f"{own.name} is both read and written by units.")
-                rows.setdefault(own.name, set()).update(own.index(ids))
+        mine = [own for own in spot.owned if own.role in roles]
+        if not mine:
+            without.append(site)
+        for own in mine:
+            first = owners.setdefault(own.name, own)
+            if _side(first) != _side(own):
+                raise LayoutMismatchError(f"{own.name} is both read and written by units.")
+            rows.setdefault(own.name, set()).update(own.index(ids))
     if not rows:
         raise EmptySetError(
             f"none of the chosen neurons owns a weight of the roles {', '.join(roles)};"
             " blocks without a gate have up and down only."
+        )
+    if without:
+        raise ConfigError(
+            f"the units of {without[0]} and {len(without) - 1} other sites own no weight of the"
+            f" roles {', '.join(roles)} and would stay as they are. Train them in the direct form"
+            " (align.form: direct), or choose a set without them."
         )
     holders = _holders(bound.model)
     order = [name for name, _ in bound.model.named_parameters() if name in rows]
@@ -143,18 +160,19 @@ def _slices(
         )
     sharing = holders[id(own.weight)]
     for module, name in sharing:
-        same = isinstance(module, Conv1D) == isinstance(own.module, Conv1D)
-        if name != "weight" or not isinstance(module, nn.Linear | Conv1D) or not same:
+        linear = isinstance(module, nn.Linear | Conv1D) or own.weight.dim() == 3
+        if name != own.parameter or not linear or type(module) is not type(own.module):
             raise LayoutMismatchError(
                 f"{own.name} is tied to {type(module).__name__}.{name}, so training its neurons"
                 " would move something else. Untie the weights first."
             )
     modules = tuple(module for module, _ in sharing)
-    return UnitSlices(own.name, modules, _side(own), own.dim, tuple(sorted(rows)))
+    index = tuple(sorted(rows))
+    return UnitSlices(own.name, modules, _side(own), own.dim, index, own.parameter)
 
 
 def _side(own: OwnedWeight) -> Side:
-    return "in" if own.role == "down" else "out"
+    return "in" if own.role in WRITING else "out"
 
 
 def _holders(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
@@ -198,6 +216,9 @@ def _row_chunks(tensor: Tensor, dim: int, masked: tuple[int, ...]) -> Iterator[T
     if not masked:
         yield from torch.split(tensor.reshape(-1), _CHUNK)
         return
+    if tensor.dim() == 3:
+        yield from _expert_chunks(tensor, dim, masked)
+        return
     hole = torch.zeros(tensor.shape[dim], dtype=torch.bool)
     hole[list(masked)] = True
     hole = hole.to(tensor.device)
@@ -205,3 +226,12 @@ def _row_chunks(tensor: Tensor, dim: int, masked: tuple[int, ...]) -> Iterator[T
     for start in range(0, tensor.shape[0], step):
         part = tensor[start : start + step]
         yield part[~hole[start : start + step]] if dim == 0 else part[:, ~hole]
+
+
+def _expert_chunks(tensor: Tensor, dim: int, masked: tuple[int, ...]) -> Iterator[Tensor]:
+    """One expert at a time, without its masked rows."""
+    view = unit_major(tensor, dim)
+    hole = torch.zeros(view.shape[:2], dtype=torch.bool)
+    hole.view(-1)[list(masked)] = True
+    for expert, gone in zip(view, hole.to(tensor.device), strict=True):
+        yield expert[~gone]

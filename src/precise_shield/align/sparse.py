@@ -20,6 +20,7 @@ from precise_shield.align.slices import changed, read_slices, same_bits, write_s
 from precise_shield.core.errors import DataError, ReceiptError, StoreError
 from precise_shield.core.sites import NeuronSet
 from precise_shield.models.bind import BoundModel
+from precise_shield.models.units import unit_major
 
 SCHEMA_VERSION = 1
 FORMAT = "precise-shield-delta"
@@ -182,8 +183,9 @@ def _expect(
         raise ReceiptError(f"this model has no weight {change.name}. {advice}")
     weight = weights[change.name]
     want = change.old if expected == "old" else change.new
-    shape = [len(change.index), int(weight.shape[1 - change.dim])] if weight.dim() == 2 else []
-    if list(want.shape) != shape or change.index[-1] >= weight.shape[change.dim]:
+    view = unit_major(weight, change.dim) if change.dim < weight.dim() else weight.flatten()[None]
+    shape = [len(change.index), int(view.shape[-1])]
+    if list(want.shape) != shape or change.index[-1] >= view.numel() // view.shape[-1]:
         raise ReceiptError(
             f"{change.name} is {list(weight.shape)}; the delta's slices, {list(want.shape)}"
             f" along dimension {change.dim}, do not fit it. {advice}"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from precise_shield.core.errors import DeadTapError
 from precise_shield.core.sites import Site
@@ -181,5 +183,31 @@ def side_paths(paths: Mapping[nn.Module, SidePath]) -> Iterator[None]:
     if silent:
         raise DeadTapError(
             f"{len(silent)} of {len(paths)} trained projections never ran inside the block."
+            " Nothing that was learned there could have mattered."
+        )
+
+
+@contextmanager
+def expert_paths(model: PreTrainedModel, ears: Mapping[nn.Module, Ear]) -> Iterator[None]:
+    """Let each `ears[stack]` add to what that stack of experts computes; see `side_paths`.
+
+    Raises:
+        DeadTapError: the block ended well but some stack never ran. Experts that no token was
+            routed to are not missed.
+    """
+    silent = set(ears)
+
+    def noting(stack: nn.Module, ear: Ear) -> Ear:
+        def heard(h: Tensor, routing: Routing) -> Tensor:
+            silent.discard(stack)
+            return h if ear.neurons is None else ear.neurons(h, routing)
+
+        return replace(ear, neurons=heard)
+
+    with listening(model, {stack: noting(stack, ear) for stack, ear in ears.items()}):
+        yield
+    if silent:
+        raise DeadTapError(
+            f"{len(silent)} of {len(ears)} trained stacks of experts never ran inside the block."
             " Nothing that was learned there could have mattered."
         )
