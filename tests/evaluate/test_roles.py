@@ -64,6 +64,8 @@ def test_the_verdict(fallen, unable, expected):
 
 def test_what_falls_no_further_than_random_sets_or_rises_does_not_count():
     assert judged(made(DECIDES, p_value=0.051))[0] == "neither"
+    trifle = [c.model_copy(update={"base": 1.0, "suppressed": 0.96}) for c in made(DECIDES)]
+    assert judged(trifle)[0] == "neither"
     risen = [c.model_copy(update={"base": -1.0}) for c in made(DECIDES)]
     assert judged(risen)[0] == "neither"
 

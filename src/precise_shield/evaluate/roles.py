@@ -10,14 +10,16 @@ from precise_shield.core.summary.causal import ComponentName, ComponentScope, Ve
 from precise_shield.evaluate.statistics import holm
 
 LEVEL = 0.05
+MATERIAL = 0.05
+"""Nats that a readout has to fall by: where hardly anything moves, a trifle beats random sets."""
 
 
 def falls(component: Component) -> bool:
-    """Whether suppression lowers a readout further than it does under random sets."""
+    """Whether suppression lowers a readout, by a visible amount and beyond random sets."""
     p = component.p_holm if component.p_holm is not None else component.p_value
     if not component.able or p is None or component.base is None or component.suppressed is None:
         return False
-    return p <= LEVEL and component.suppressed < component.base
+    return p <= LEVEL and component.base - component.suppressed >= MATERIAL
 
 
 def corrected(tested: Sequence[Sequence[Component]]) -> list[list[Component]]:
