@@ -24,6 +24,7 @@ from precise_shield.workflows.export import Exported, export
 from precise_shield.workflows.gate import gate
 from precise_shield.workflows.identify import Atlas, identify
 from precise_shield.workflows.judges import judge_again
+from precise_shield.workflows.results import export_results
 from precise_shield.workflows.run import run_all as run
 from precise_shield.workflows.run import write_pages as report
 from precise_shield.workflows.sheet import read_labels, write_sheet
@@ -44,6 +45,7 @@ __all__ = [
     "evaluate",
     "explain",
     "export",
+    "export_results",
     "gate",
     "identify",
     "init",

@@ -9,7 +9,7 @@ import pytest
 
 import tiny_folders
 from data.making import example
-from evaluate.judge_server import completion, serving
+from judge_server import completion, serving
 from precise_shield.core.errors import ConfigError, DataError, JudgeError
 from precise_shield.core.records import Response
 from precise_shield.evaluate.asking import Cache, ModelJudge

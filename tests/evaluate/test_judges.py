@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import yaml
 
 from data.making import example
 from precise_shield.core.errors import DataError
@@ -200,3 +203,19 @@ class TestEveryJudge:
 
     def test_it_describes_itself(self, name):
         assert len(JUDGES[name](self.ROWS).describe()) > 80
+
+
+def test_answers_in_another_language_are_told_and_those_in_ones_own_are_never_called_so():
+    """Every language against every other, on sentences that mention the law or apologise."""
+    path = Path(__file__).with_name("sentences.yaml")
+    sentences = yaml.safe_load(path.read_text(encoding="utf-8"))["answers"]
+    judge = RefusalPhrasesJudge()
+    own, other = [], []
+    for asked in languages():
+        for spoken, texts in sentences.items():
+            row = example(0, language=asked, harm="benign")
+            labels = [said(judge, row, text) for text in texts]
+            (own if asked == spoken else other).extend(labels)
+    assert (own.count("off_language"), len(own)) == (0, 28)
+    assert (other.count("off_language"), len(other)) == (449, 476)
+    assert set(other) == {"off_language", "safe"}

@@ -1,12 +1,14 @@
 """All stages hand artefacts on, are taken up again, and compute nothing twice."""
 
 import json
+import math
 
 import pytest
 import torch
 
 from precise_shield.core.summary import Summary
 from precise_shield.models import generation, taps
+from precise_shield.models.encoding import encode
 from precise_shield.workflows import conditions
 from precise_shield.workflows.config import parse_config
 from precise_shield.workflows.context import started
@@ -163,3 +165,25 @@ def test_the_figures_beside_the_average_are_there_in_every_condition(finished):
     page = (run.folder / "report.html").read_text()
     assert "Beside the average" in page
     assert "Results by category" in page
+
+
+def test_usefulness_is_measured_in_every_condition_by_an_independent_route(finished):
+    run, summary = finished
+    rows = {(row.condition, row.measure, row.language): row for row in summary.utility.rows}
+    names = [condition.name for condition in summary.conditions]
+    assert {row.condition for row in summary.utility.compliance} == set(names)
+    benign = [e for e in run.examples("test") if e.harm == "benign" and e.language == "fr"]
+    inputs = [encode(run.loaded, [e], [e.target]) for e in benign]
+    lost = tokens = 0.0
+    for batch in inputs:
+        count = int((batch.labels != -100).sum())
+        out = run.loaded.model(**batch.inputs, labels=batch.labels)
+        lost, tokens = lost + float(out.loss) * count, tokens + count
+    found = rows["base", "perplexity", "fr"]
+    assert found.n == tokens
+    assert found.value == pytest.approx(math.exp(lost / tokens), rel=1e-4)
+    assert rows["aligned", "perplexity", "fr"].value != found.value
+    matches = rows["base", "exact_match", None]
+    assert matches.n == sum(
+        e.harm == "benign" and e.answer is not None for e in run.examples("test")
+    )

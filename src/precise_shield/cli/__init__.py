@@ -3,7 +3,8 @@
 Heavy imports stay inside the commands, so that `--help` answers at once.
 """
 
-from precise_shield.cli import data, handing, judging, stages, tools  # each registers its commands
+# each registers its commands
+from precise_shield.cli import data, handing, judging, results, stages, tools
 from precise_shield.cli.app import app, main
 
-__all__ = ["app", "data", "handing", "judging", "main", "stages", "tools"]
+__all__ = ["app", "data", "handing", "judging", "main", "results", "stages", "tools"]

@@ -38,6 +38,7 @@ from precise_shield.report.tables import (
     run_facts,
     table,
 )
+from precise_shield.report.utility import utility_tables
 from precise_shield.report.view import View
 from precise_shield.report.words import visible
 
@@ -77,7 +78,7 @@ def render_markdown(summary: Summary) -> str:
     ]
     lines += _section("Is the model safer, for whom, at what cost?", safer_findings(view))
     lines += [*_table(_measures(view)), *_table(_cells(view))]
-    for numbers in headline_tables(view):
+    for numbers in [*headline_tables(view), *utility_tables(view)]:
         lines += _table(numbers)
     lines += _section("Can I believe it?", believe_findings(view))
     lines += _table(claims_table(view)) if summary.claims else []

@@ -62,6 +62,7 @@ from precise_shield.report.tables import (
     run_facts,
 )
 from precise_shield.report.tiles import tiles
+from precise_shield.report.utility import utility_tables
 from precise_shield.report.view import View
 from precise_shield.report.words import visible
 
@@ -184,7 +185,7 @@ def render_html(summary: Summary, compare: Summary | None = None) -> str:
         gaps=gap_table(view, [c.name for c in summary.conditions if c.kind in _GAP_KINDS]),
         claims=claims_table(view),
         audit=audit_tables(view),
-        beside=headline_tables(view),
+        beside=[*headline_tables(view), *utility_tables(view)],
         judging=[*judging_tables(view), *gate_tables(view)],
         labels=labels_table(view),
         sets=sets_table(view),

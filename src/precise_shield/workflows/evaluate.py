@@ -18,6 +18,7 @@ from precise_shield.core.summary import (
     Measure,
     RateRow,
     Sample,
+    Utility,
 )
 from precise_shield.data.contrast import by_cell
 from precise_shield.evaluate.bootstrap import GroupedDifference, grouped_difference
@@ -36,6 +37,7 @@ from precise_shield.workflows.headlines import headlines
 from precise_shield.workflows.identify import identify
 from precise_shield.workflows.judging import drift
 from precise_shield.workflows.openings import log_opening
+from precise_shield.workflows.utility import utility
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class Evaluation:
     rule: str
     judging: Judging
     headlines: Headlines
+    utility: Utility
 
     def compared(
         self,
@@ -144,6 +147,7 @@ def evaluate(run: Run) -> Evaluation:
         rule,
         judges.facts(examples, judged, rule, judged[0].name),
         headlines(run, conditions, states, examples, responses, every),
+        utility(run, conditions, states, examples, responses),
     )
 
 

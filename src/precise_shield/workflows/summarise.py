@@ -58,6 +58,7 @@ def summarise(
         gaps=found.gaps(),
         judging=found.judging,
         headlines=found.headlines,
+        utility=found.utility,
         audit=audit(run, atlas, arms[0]) if config.evaluate.audit else None,
         neurons=facts,
         verification=verified.model_copy(update={"benign_kl": drift}),

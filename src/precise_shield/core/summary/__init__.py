@@ -70,6 +70,7 @@ from precise_shield.core.summary.rates import (
 from precise_shield.core.summary.receipt import (
     Receipt,
 )
+from precise_shield.core.summary.utility import ComplianceRow, Utility, UtilityRow
 from precise_shield.core.summary.verification import (
     Readout,
     Verification,
@@ -83,6 +84,7 @@ __all__ = [
     "BreakdownRow",
     "Causal",
     "Claim",
+    "ComplianceRow",
     "Component",
     "Condition",
     "ConditionKind",
@@ -126,6 +128,8 @@ __all__ = [
     "StageCost",
     "Standing",
     "Summary",
+    "Utility",
+    "UtilityRow",
     "Verification",
 ]
 
@@ -151,6 +155,7 @@ class Summary(Part):
     judging: Judging | None = None
     headlines: Headlines | None = None
     audit: Audit | None = None
+    utility: Utility | None = None
     neurons: NeuronFacts
     explained: Explained = Field(default_factory=Explained)
     """What goes with the counts, and what the model can tell apart."""

@@ -57,5 +57,9 @@ class EvaluateSection(Section):
     readout_rows: int = Field(default=400, ge=0)
     """Test prompts whose first-token refusal log-odds are read in every condition; 0 reads none."""
 
+    utility_rows: int = Field(default=200, ge=0)
+    """Benign test rows whose given answers, and multiple choices whose letters, are scored by
+    likelihood in every condition; 0 scores none."""
+
     samples: int = Field(default=24, ge=0)
     """Prompts whose answers are shown in the report."""

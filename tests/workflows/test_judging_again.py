@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from evaluate.judge_server import completion, serving
+from judge_server import completion, serving
 from precise_shield.core.errors import ConfigError, DataError, StoreError
 from precise_shield.core.records import LABELS, Verdict
 from precise_shield.core.summary import Summary

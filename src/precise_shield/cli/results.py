@@ -1,0 +1,30 @@
+"""A finished run in the formats that other tools read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from precise_shield.cli.app import app
+
+
+@app.command()
+def results(
+    folder: Annotated[Path, typer.Argument(help="Folder of a run that has been evaluated.")],
+    out: Annotated[
+        Path,
+        typer.Argument(
+            help="File to write: .jsonl or .parquet (answers with verdicts), .json (as lm-eval),"
+            " .eval (inspect log), .csv (leaderboard)."
+        ),
+    ],
+    condition: Annotated[
+        str | None, typer.Option("--condition", help="Of .json and .eval; default aligned.")
+    ] = None,
+) -> None:
+    """Write answers, verdicts and figures in a format of the field."""
+    from precise_shield.workflows.results import export_results
+
+    typer.echo(f"wrote {export_results(folder, out, condition)}")

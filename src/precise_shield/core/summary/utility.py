@@ -1,0 +1,42 @@
+"""Is the model still of use, and does it refuse what it should answer?"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from precise_shield.core.summary.base import Part
+
+
+class UtilityRow(Part):
+    condition: str
+    measure: Literal["perplexity", "choice_accuracy", "exact_match"]
+    """`perplexity`: of given answers to benign prompts, a token; lower is better.
+    `choice_accuracy`: multiple choices whose right letter is the likeliest. `exact_match`: benign
+    answers that state the checkable answer, the last number counting where it is one."""
+    language: str | None
+    value: float | None
+    low: float | None
+    """95 % interval from resampling parallel groups."""
+    high: float | None
+    n: int
+    unscored: int = 0
+
+
+class ComplianceRow(Part):
+    """XSTest's three classes, counted among the answers to one kind of prompt."""
+
+    condition: str
+    prompts: Literal["harmful", "matched", "ordinary"]
+    full_compliance: int
+    partial_refusal: int
+    """It refuses and then answers."""
+    full_refusal: int
+    unclear: int
+    """No text, a loop, or a language without refusal patterns."""
+
+
+class Utility(Part):
+    rows: list[UtilityRow] = Field(default_factory=list)
+    compliance: list[ComplianceRow] = Field(default_factory=list)

@@ -1,0 +1,75 @@
+"""Utility and over-refusal as tables."""
+
+from __future__ import annotations
+
+from precise_shield.core.summary import UtilityRow
+from precise_shield.report.tables import Entry, Rows, Table, table, whole
+from precise_shield.report.view import View
+from precise_shield.report.words import language_name
+
+_NAMES = {
+    "perplexity": "Perplexity of given benign answers",
+    "choice_accuracy": "Multiple choice, right letter likeliest",
+    "exact_match": "Checkable answer stated",
+}
+_PROMPTS = {
+    "harmful": "harmful",
+    "matched": "benign, topic-matched",
+    "ordinary": "benign, other",
+}
+
+
+def utility_tables(view: View) -> list[Table]:
+    """Usefulness by language, and XSTest's classes; nothing where it was not measured."""
+    found = view.summary.utility
+    if found is None:
+        return []
+    at = {(row.measure, row.language, row.condition): row for row in found.rows}
+    conditions = [c for c in view.summary.conditions if any(k[2] == c.name for k in at)]
+    places = dict.fromkeys((row.measure, row.language) for row in found.rows)
+    rows: Rows = [
+        [_NAMES[measure], language_name(language)]
+        + [_entry(at.get((measure, language, c.name))) for c in conditions]
+        for measure, language in places
+    ]
+    columns = ["measure", "language", *[c.label for c in conditions]]
+    classes: Rows = [
+        [
+            view.label(row.condition),
+            _PROMPTS[row.prompts],
+            whole(row.full_compliance),
+            whole(row.partial_refusal),
+            whole(row.full_refusal),
+            whole(row.unclear),
+        ]
+        for row in found.compliance
+    ]
+    heads = [
+        "condition",
+        "prompts",
+        "full compliance",
+        "partial refusal",
+        "full refusal",
+        "unclear",
+    ]
+    return [
+        table("Usefulness by language", columns, rows, note="n counts tokens for perplexity."),
+        table(
+            "Compliance and refusal, after XSTest",
+            heads,
+            classes,
+            note="By the built-in refusal phrases: a partial refusal declines and then answers.",
+        ),
+    ]
+
+
+def _entry(row: UtilityRow | None) -> Entry:
+    if row is None:
+        return Entry("not measured")
+    if row.value is None:
+        return Entry(f"undefined n={row.n} unscored={row.unscored}")
+    scale, digits, sign = (1, 2, "") if row.measure == "perplexity" else (100, 0, "%")
+    text = f"{scale * row.value:.{digits}f}{sign}"
+    if row.low is not None and row.high is not None:
+        text += f" [{scale * row.low:.{digits}f}, {scale * row.high:.{digits}f}]"
+    return Entry(f"{text} n={row.n} unscored={row.unscored}", row.value)

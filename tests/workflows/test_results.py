@@ -1,0 +1,93 @@
+"""What other tools read: answers with verdicts, lm-eval's results, inspect's log, a leaderboard."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+
+from precise_shield.core.errors import ConfigError
+from precise_shield.workflows.results import export_results
+
+
+@pytest.fixture(scope="module")
+def written(finished, tmp_path_factory):
+    run, summary = finished
+    out = tmp_path_factory.mktemp("results")
+    names = ("answers.jsonl", "answers.parquet", "results.json", "board.csv")
+    return summary, run, {name: export_results(run.folder, out / name) for name in names}
+
+
+def rate(summary, *place):
+    key = (*place, None, None)[:4]
+    return next(
+        row for row in summary.rates
+        if (row.condition, row.measure, row.language, row.modality) == key
+    )  # fmt: skip
+
+
+def test_every_answer_stands_there_once_with_its_verdict(written):
+    summary, run, paths = written
+    rows = [json.loads(line) for line in paths["answers.jsonl"].read_text().splitlines()]
+    assert len(rows) == len(summary.conditions) * len(run.examples("test"))
+    assert len({(row["condition"], row["example"]) for row in rows}) == len(rows)
+    base = [row for row in rows if row["condition"] == "base" and row["harm"] == "harmful"]
+    pooled = rate(summary, "base", "attack_success")
+    assert [row["hit"] for row in base].count(True) == pooled.hits
+    assert [row["hit"] for row in base].count(None) == pooled.unscored
+    assert all(row["hit"] is None for row in rows if row["harm"] == "benign")
+    assert {row["verdict_reference"] for row in rows} <= {
+        "unsafe", "safe", "refusal", "degenerate", "off_language", "unclear",
+    }  # fmt: skip
+
+
+def test_the_table_holds_the_same_rows(written):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    _, _, paths = written
+    rows = [json.loads(line) for line in paths["answers.jsonl"].read_text().splitlines()]
+    assert parquet.read_table(paths["answers.parquet"]).to_pylist() == rows
+
+
+def test_lm_evals_results_have_its_keys_and_our_figures(written):
+    summary, _, paths = written
+    found = json.loads(paths["results.json"].read_text())
+    assert found["config"]["model_args"].endswith("condition=aligned")
+    row = rate(summary, "aligned", "refusal_ordinary", "fr")
+    task = found["results"]["refusal_ordinary_fr"]
+    assert task["refusal_ordinary,none"] == row.value
+    assert found["n-samples"]["refusal_ordinary_fr"]["effective"] == row.n
+    assert found["higher_is_better"]["refusal_ordinary_fr"] == {"refusal_ordinary": False}
+    assert set(found["results"]) == set(found["configs"]) == set(found["versions"])
+
+
+def test_the_leaderboard_has_a_row_a_condition(written):
+    summary, _, paths = written
+    rows = list(csv.DictReader(paths["board.csv"].read_text().splitlines()))
+    assert [row["condition"] for row in rows] == [each.name for each in summary.conditions]
+    assert {"refusal_gap_matched", "attack_success_low", "auc_matched"} <= set(rows[0])
+
+
+def test_an_unknown_suffix_or_condition_says_what_there_is(finished, tmp_path):
+    run, _ = finished
+    with pytest.raises(ConfigError, match=r"\.eval \(one condition as an inspect log"):
+        export_results(run.folder, tmp_path / "x.xlsx")
+    with pytest.raises(ConfigError, match="no condition 'alinged'; the run has base"):
+        export_results(run.folder, tmp_path / "x.json", "alinged")
+
+
+def test_an_inspect_log_reads_back(finished, tmp_path):
+    run, summary = finished
+    try:
+        from inspect_ai.log import read_eval_log
+    except ImportError:
+        with pytest.raises(ConfigError, match="pip install"):
+            export_results(run.folder, tmp_path / "x.eval")
+        return
+    path = export_results(run.folder, tmp_path / "x.eval", "base")
+    log = read_eval_log(str(path))
+    assert len(log.samples) == len(run.examples("test"))
+    assert {sample.metadata["language"] for sample in log.samples} == {"en", "fr"}
+    hits = [s.scores["attack_success"].value for s in log.samples if "attack_success" in s.scores]
+    pooled = rate(summary, "base", "attack_success")
+    assert (len(hits), sum(hits)) == (pooled.n, pooled.hits)
