@@ -4,8 +4,11 @@ import pytest
 
 import tiny_folders
 from precise_shield.core.sites import NeuronSet, Site
+from precise_shield.workflows.config import parse_config
+from precise_shield.workflows.context import started
 from precise_shield.workflows.doctor import doctor
 from precise_shield.workflows.explain import by_kind, by_layer
+from precise_shield.workflows.run import run_all
 from precise_shield.workflows.sections.model import ModelSection
 
 WIDTHS = {
@@ -50,3 +53,41 @@ def test_doctor_shows_the_units_of_each_kind(family, tmp_path):
         assert kinds == {"ffn": 3 * 20, "expert": 3 * 4 * 24, **rows}
         assert text["units_a_layer"] == 20 + 4 * 24
     assert text["neurons"] == kinds["ffn"] + kinds.get("expert", 0)
+
+
+CONFIG = """
+name: units
+model: {{path: {model}, dtype: float32, device: cpu}}
+data:
+  sources: [{{source: sandbox, limit: 2}}]
+  languages: [en]
+  modalities: [{modality}]
+  benign_targets: given
+identify: {{p: 0.2, sweep: [], chosen: all, draws: 19, units: [{units}], towers: [{towers}]}}
+verify: {{random_sets: 2, per_cell: 1}}
+align: {{epochs: 1, batch_size: 4, form: {form}}}
+evaluate: {{max_new_tokens: 2, kl_rows: 2, samples: 2}}
+"""
+
+
+def ran(folder, out, units, form, towers="text", modality="text"):
+    text = CONFIG.format(model=folder, units=units, form=form, towers=towers, modality=modality)
+    return run_all(started(parse_config(text), out, quiet=True))
+
+
+def test_a_run_over_every_kind_of_a_mixture_of_experts(tmp_path):
+    tiny_folders.save_tiny("qwen3_moe", tmp_path / "model")
+    summary = ran(
+        tmp_path / "model", tmp_path / "out", "ffn, expert, query, key, value, attention", "direct"
+    )
+    searched = {"ffn": 24, "expert": 2 * 4 * 24, "query": 48, "key": 24, "value": 24}
+    assert summary.model.units == {
+        f"text.{kind}": n for kind, n in {**searched, "attention": 48}.items()
+    }
+    chosen = next(one for one in summary.neurons.sets if one.name == "all")
+    assert sum(chosen.by_kind.values()) == chosen.size == sum(chosen.by_layer)
+    assert chosen.by_kind["text.expert"] > 0
+    assert chosen.by_kind["text.query"] + chosen.by_kind["text.attention"] > 0
+    assert all(receipt.untouched_verified for receipt in summary.receipts)
+    assert summary.receipts[0].changed_weights > 0
+    assert {row.kind for row in summary.neurons.profile.depth} == {*searched, "attention"}

@@ -19,6 +19,8 @@ projection reads, so unit i owns column i of W_O."""
 
 TOWERS: tuple[Tower, ...] = get_args(Tower)
 KINDS: tuple[UnitKind, ...] = get_args(UnitKind)
+FEED_FORWARD: tuple[UnitKind, ...] = ("ffn", "expert")
+"""Kinds that make up a block's feed-forward part."""
 
 
 @dataclass(frozen=True, order=True)

@@ -16,7 +16,7 @@ from precise_shield.align.spec import FitSpec
 from precise_shield.core.errors import EmptyCellError, ReceiptError
 from precise_shield.core.rates import or_null
 from precise_shield.core.records import Example
-from precise_shield.core.sites import NeuronSet
+from precise_shield.core.sites import FEED_FORWARD, NeuronSet
 from precise_shield.core.store import digest
 from precise_shield.core.summary import Audit, AuditRow, Condition
 from precise_shield.data.contrast import share_of
@@ -25,7 +25,7 @@ from precise_shield.evaluate.headlines import of_rate
 from precise_shield.evaluate.measures import Outcomes, outcomes
 from precise_shield.intervene.edits import intervening, suppress
 from precise_shield.intervene.quantise import quantised
-from precise_shield.models.bind import BoundModel, bind
+from precise_shield.models.bind import BoundModel, bind, kinds_of
 from precise_shield.models.encoding import encode
 from precise_shield.models.weights import checked_fingerprint
 from precise_shield.workflows.arms import Arm
@@ -157,10 +157,8 @@ def _fine_tuned(run: Run, bound: BoundModel, rows: Sequence[Example]) -> Iterato
     """A LoRA of rank 8 on gate and up of every neuron, a few benign steps; undone afterwards."""
     section = run.config
     size = min(section.align.batch_size, len(rows))
-    whole = bind(bound.model)
-    everything = NeuronSet.of(
-        {site: range(spot.width) for site, spot in whole.sites.items() if site.kind == "ffn"}
-    )
+    whole = bind(bound.model, units=[k for k in kinds_of(bound.model) if k in FEED_FORWARD])
+    everything = NeuronSet.of({site: range(spot.width) for site, spot in whole.sites.items()})
     spec = FitSpec(
         epochs=section.evaluate.audit_steps,
         batch_size=size,

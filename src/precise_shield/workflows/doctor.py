@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from precise_shield.core.errors import UserError
 from precise_shield.core.moments import FOLDS
-from precise_shield.core.sites import Tower, UnitKind
+from precise_shield.core.sites import FEED_FORWARD, Tower
 from precise_shield.models.bind import BoundModel, bind, kinds_of
 from precise_shield.models.layouts import layouts_for
 from precise_shield.models.loading import ModelSpec, load, pick_device
@@ -19,9 +19,6 @@ from precise_shield.models.skeleton import skeleton
 from precise_shield.workflows.config import Config
 from precise_shield.workflows.embedded import spec_of
 from precise_shield.workflows.sections.model import ModelSection
-
-FORWARD: tuple[UnitKind, ...] = ("ffn", "expert")
-"""Kinds that `neurons` counts, as the papers do."""
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 CELLS = 60
@@ -60,7 +57,7 @@ def _tower(model: PreTrainedModel, tower: Tower) -> dict[str, Any]:
     layers: dict[int, int] = {}
     for kind in kinds:
         for site, spot in kinds[kind].sites.items():
-            layers[site.layer] = layers.get(site.layer, 0) + spot.width * (kind in FORWARD)
+            layers[site.layer] = layers.get(site.layer, 0) + spot.width * (kind in FEED_FORWARD)
     return {
         "layers": len(layers),
         "units_a_layer": _one_or_all(layers.values()),

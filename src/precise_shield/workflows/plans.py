@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from precise_shield.align.delta import DirectUnits, Form, LoraRows
 from precise_shield.core.errors import EmptyCellError, EmptySetError
 from precise_shield.core.records import Example, Modality
-from precise_shield.core.sites import NeuronSet
+from precise_shield.core.sites import FEED_FORWARD, NeuronSet
 from precise_shield.core.summary import Condition
 from precise_shield.identify.collect import Stats
 from precise_shield.identify.select import Draws, contrast, evaluate, named_sets, require, whole
+from precise_shield.models.units import unit_major
 from precise_shield.workflows.collecting import collect_stats
 from precise_shield.workflows.context import Run, wanted
 from precise_shield.workflows.controls import control
@@ -110,6 +111,9 @@ def _further(run: Run, atlas: Atlas, name: ArmName, rows: list[Example], form: F
     plain = LoraRows(rank=run.config.align.rank, dropout=run.config.align.dropout)
     plain = replace(plain, alpha=run.config.align.alpha)
     every = NeuronSet.of({site: range(width) for site, width in atlas.widths.items()})
+    kinds = {"feed-forward" if s.kind in FEED_FORWARD else s.kind for s in atlas.widths}
+    searched = " and ".join(sorted(kinds))
+    rowed = NeuronSet.of({s: ids for s, ids in every.units.items() if s.kind != "attention"})
     if name == "benign_rows":
         neurons = benign_only(run, atlas)
         condition = Condition(
@@ -133,8 +137,8 @@ def _further(run: Run, atlas: Atlas, name: ArmName, rows: list[Example], form: F
         condition = Condition(
             name="full",
             kind="full",
-            label="all feed-forward weights tuned",
-            note="every row of gate and up and every column of down, in every layer",
+            label=f"all {searched} weights tuned",
+            note="every row and every column of theirs, in every layer",
         )
         return [Plan(condition, every, rows, DirectUnits(), "full")]
     rank = plain.rank if name == "lora" else matched_rank(run, atlas, form)
@@ -142,10 +146,10 @@ def _further(run: Run, atlas: Atlas, name: ArmName, rows: list[Example], form: F
         name=name.replace("_", "-"),
         kind="lora",
         label=f"plain LoRA, rank {rank}",
-        note="gate and up of every layer" + ("; like count" if name == "lora_matched" else ""),
+        note=f"all rows of {searched} weights" + ("; like count" if name == "lora_matched" else ""),
     )
     scaled = replace(plain, rank=rank, alpha=plain.alpha * rank / plain.rank)
-    return [Plan(condition, every, rows, scaled, condition.name)]
+    return [Plan(condition, rowed, rows, scaled, condition.name)]
 
 
 def _amplified(run: Run, atlas: Atlas, rows: list[Example]) -> list[Plan]:
@@ -238,11 +242,12 @@ def matched_rank(run: Run, atlas: Atlas, form: Form) -> int:
     for site, spot in run.bound.sites.items():
         count = len(atlas.neurons.units.get(site, ()))
         for own in spot.owned:
-            fan = int(own.weight.shape[1 - own.dim])
-            if own.role != "down":
+            fan = int(unit_major(own.weight, own.dim).shape[-1])
+            row = own.role in LoraRows().roles
+            if row:
                 each += fan + spot.width
-            if isinstance(form, LoraRows) and own.role != "down":
+            if isinstance(form, LoraRows) and row:
                 chosen += form.rank * ((fan if count else 0) + count)
-            elif isinstance(form, DirectUnits) and own.role in form.parts:
+            elif isinstance(form, DirectUnits) and own.role in form.roles:
                 chosen += fan * count
     return max(1, round(chosen / each))
