@@ -8,6 +8,13 @@ from functools import cache
 from precise_shield.analyse.counts import count_tests
 from precise_shield.core.records import MODALITIES
 from precise_shield.core.summary import Explained, Profile, Summary
+from precise_shield.core.summary.dynamics import (
+    Driver,
+    InfluenceFacts,
+    TokenWeight,
+    Writes,
+    WrittenNeuron,
+)
 from precise_shield.core.summary.explained import (
     Decomposition,
     DepthRow,
@@ -16,7 +23,7 @@ from precise_shield.core.summary.explained import (
     Neighbour,
 )
 from precise_shield.core.summary.headroom import Headroom, HeadroomRow
-from report.fixture import LANGUAGES, realistic
+from report.fixture import LANGUAGES, SCRIPT, realistic
 
 HIGH = ["en", "zh"]
 
@@ -92,6 +99,34 @@ def _headroom() -> Headroom:
     )  # fmt: skip
 
 
+def influence_facts(layers: int = 8) -> InfluenceFacts:
+    """Influence that fades with distance, a third of it from random neurons."""
+
+    def grid(scale: float) -> list[list[float | None]]:
+        return [
+            [None if k <= i else round(scale / (k - i), 4) for k in range(layers)]
+            for i in range(layers)
+        ]
+
+    return InfluenceFacts(
+        position="first_decision", prompts=30, layers=list(range(layers)),
+        neurons=[3 + k for k in range(layers)], change=grid(-0.3), moved=grid(0.6),
+        random_sets=3, random_change=grid(0.02), random_moved=grid(0.2), mean_moved=0.25,
+        random_mean_moved=[0.08, 0.09, 0.1],
+    )  # fmt: skip
+
+
+def _writes() -> Writes:
+    neuron = WrittenNeuron(
+        site="text.5.ffn", unit=17, strength=0.0123, sign=-1,
+        tokens=[TokenWeight(token=7, text=SCRIPT, logit=3.5),
+                TokenWeight(token=9, text=" cannot", logit=3.1)],
+        prompts=[Driver(example="swap+shield:en", language="en", modality="text",
+                        harm="harmful", activation=-4.2)],
+    )  # fmt: skip
+    return Writes(position="first_decision", prompts=240, neurons=[neuron])
+
+
 @cache
 def explained_summary() -> Summary:
     """`realistic()` with a profile and counts."""
@@ -111,6 +146,8 @@ def explained_summary() -> Summary:
     return summary.model_copy(
         update={
             "neurons": summary.neurons.model_copy(update={"profile": _profile(summary)}),
-            "explained": Explained(counts=counts, headroom=_headroom()),
+            "explained": Explained(
+                counts=counts, headroom=_headroom(), influence=influence_facts(), writes=_writes()
+            ),
         }
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from precise_shield.core.summary import Summary
 from precise_shield.report.page import figures_of, render_html, render_markdown
-from report.explained_fixture import explained_summary
+from report.explained_fixture import explained_summary, influence_facts
 from report.fixture import realistic
 
 
@@ -69,7 +69,39 @@ def test_probes_are_drawn_before_and_after_beside_shuffled_labels() -> None:
     assert figure("headroom", realistic()) is None
 
 
+def test_influence_has_random_neurons_beside_it_on_one_scale() -> None:
+    it = figure("influence")
+    assert it is not None
+    assert [panel.title for panel in it.panels] == [
+        "safety neurons silenced",
+        "random neurons silenced, mean of 3",
+    ]
+    assert "risk10" in it.panels[0].svg  # the darkest class, and only where the value is highest
+    assert "risk10" not in it.panels[1].svg
+    assert it.panels[0].svg.count("<rect") == 28  # pairs of eight layers, upwards only
+    assert len(it.table.rows) == 28
+    assert figure("influence", realistic()) is None
+
+
+def test_many_layers_are_put_together_in_bands() -> None:
+    summary = explained_summary()
+    more = summary.explained.model_copy(update={"influence": influence_facts(36)})
+    it = figure("influence", summary.model_copy(update={"explained": more}))
+    assert it is not None
+    assert "0–2" in it.panels[0].svg
+    assert it.panels[0].svg.count("<rect") == 78  # twelve bands: 66 pairs, and 12 with themselves
+
+
+def test_what_neurons_write_is_escaped_and_prompts_are_ids() -> None:
+    page = render_html(explained_summary())
+    at = page.index("What single neurons write")
+    assert "&lt;script&gt;alert" in page[at:]
+    assert "<script>alert" not in page
+    assert "swap+shield:en" in page
+    assert "What single neurons write" not in render_html(realistic())
+
+
 def test_the_page_has_them_all() -> None:
     page = render_html(explained_summary())
-    for name in ("depth", "private", "counts", "headroom"):
+    for name in ("depth", "private", "counts", "headroom", "influence"):
         assert f'<figure id="{name}">' in page

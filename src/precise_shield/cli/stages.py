@@ -106,11 +106,10 @@ def identify(run: Run) -> object:
 def explain(run: Run) -> object:
     """Where the neurons sit, what languages and modalities share, and how sure that is."""
     from precise_shield.workflows.explain import explain as work
-    from precise_shield.workflows.headroom import headroom
+    from precise_shield.workflows.explained import before_tuning
 
-    facts, apart = work(run), headroom(run)
-    more = {} if apart is None else {"headroom": apart.model_dump(mode="json")}
-    return {**facts.model_dump(mode="json"), **more}
+    facts, more = work(run), before_tuning(run)
+    return {**facts.model_dump(mode="json"), **more.model_dump(mode="json", exclude={"counts"})}
 
 
 @stage

@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import isfinite
 
 from precise_shield.core.summary import Receipt, SetFacts
+from precise_shield.report.dynamics import influence_finding
 from precise_shield.report.headline import TOLERANCE, Finding, Tone, points_text, share_text
 from precise_shield.report.headroom import headroom_finding
 from precise_shield.report.overlap import cell_overlaps, cell_sets, chance_of
@@ -211,6 +212,7 @@ def _receipt(r: Receipt, view: View) -> Finding:
 def where_findings(view: View) -> list[Finding]:
     """Question 4: where does safety live?"""
     found = [headroom_finding(view), _sharing(view), _depth(view), _curve(view)]
+    found.append(influence_finding(view))
     return [finding for finding in found if finding is not None]
 
 

@@ -24,6 +24,7 @@ from precise_shield.report.anatomy import (
 from precise_shield.report.audit import audit_tables
 from precise_shield.report.charts import glyph
 from precise_shield.report.compare import comparison
+from precise_shield.report.dynamics import influence_figure, writes_table
 from precise_shield.report.evidence import (
     attack_table,
     believe_findings,
@@ -109,6 +110,7 @@ def figures_of(summary: Summary) -> Figures:
                 overlap_figure(view),
                 modality_figure(view),
                 private_figure(view),
+                influence_figure(view),
                 curve_figure(view),
                 *sureness_figures(view),
                 _maps(view, ("zero_shot",), "transfer"),
@@ -189,6 +191,7 @@ def render_html(summary: Summary, compare: Summary | None = None) -> str:
         judging=[*judging_tables(view), *gate_tables(view)],
         labels=labels_table(view),
         sets=sets_table(view),
+        writes=writes_table(view),
         attacks=attack_table(view),
         facts=[
             pairs_table("Model", model_facts(view)),

@@ -6,11 +6,25 @@ from precise_shield.core.summary import Explained
 from precise_shield.workflows.arms import Arm
 from precise_shield.workflows.context import Run
 from precise_shield.workflows.counts import count_against_attacks
+from precise_shield.workflows.dynamics import inter_layer, writes
 from precise_shield.workflows.evaluate import Evaluation
 from precise_shield.workflows.headroom import headroom
-from precise_shield.workflows.identify import Atlas
+from precise_shield.workflows.identify import Atlas, identify
+
+
+def before_tuning(run: Run) -> Explained:
+    """What can be said of the untouched model alone."""
+    atlas = identify(run)
+    return Explained(
+        headroom=headroom(run), influence=inter_layer(run, atlas), writes=writes(run, atlas)
+    )
 
 
 def explained(run: Run, atlas: Atlas, arms: list[Arm], found: Evaluation) -> Explained:
     """Counts beside attack success, and what the model tells apart before and after tuning."""
-    return Explained(counts=count_against_attacks(run, atlas, found), headroom=headroom(run, arms))
+    return Explained(
+        counts=count_against_attacks(run, atlas, found),
+        headroom=headroom(run, arms),
+        influence=inter_layer(run, atlas),
+        writes=writes(run, atlas),
+    )

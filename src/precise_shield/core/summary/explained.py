@@ -9,6 +9,7 @@ from pydantic import Field
 from precise_shield.core.records import Modality
 from precise_shield.core.sites import UnitKind
 from precise_shield.core.summary.base import Part
+from precise_shield.core.summary.dynamics import InfluenceFacts, Writes
 from precise_shield.core.summary.headroom import Headroom
 
 Group = Literal["high_resource", "other"]
@@ -122,3 +123,5 @@ class Explained(Part):
 
     counts: list[CountTest] = Field(default_factory=list)
     headroom: Headroom | None = None
+    influence: InfluenceFacts | None = None
+    writes: Writes | None = None

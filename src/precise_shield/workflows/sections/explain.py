@@ -40,6 +40,49 @@ class HeadroomSection(Section):
     """Prompts a forward pass; halved when memory runs out."""
 
 
+class InfluenceSection(Section):
+    on: bool = True
+    """Suppress the chosen neurons layer by layer and read those of the layers above."""
+
+    split: Split = "validation"
+    """Harmful prompts on which it is measured."""
+
+    per_cell: int = Field(default=1, gt=0)
+    """Prompts of each language and modality."""
+
+    random_sets: int = Field(default=3, ge=1)
+    """Matched random sets that are suppressed beside; each costs as much as the chosen one."""
+
+    batch_size: int = Field(default=32, gt=0)
+    """Prompts a forward pass."""
+
+
+class WritesSection(Section):
+    on: bool = True
+    """Say what the strongest chosen neurons write, and which prompts drive them."""
+
+    neurons: int = Field(default=12, gt=0)
+    """How many neurons are read."""
+
+    tokens: int = Field(default=8, gt=0)
+    """Output tokens named for each."""
+
+    prompts: int = Field(default=5, gt=0)
+    """Prompts named for each, by id."""
+
+    per_cell: int = Field(default=4, gt=0)
+    """Probing prompts of each language, modality and harm among which they are looked for."""
+
+    batch_size: int = Field(default=32, gt=0)
+    """Prompts a forward pass."""
+
+
 class ExplainSection(Section):
     headroom: HeadroomSection = HeadroomSection()
     """Where representations of harmful and benign requests part."""
+
+    influence: InfluenceSection = InfluenceSection()
+    """What the neurons of one layer do to those above."""
+
+    writes: WritesSection = WritesSection()
+    """What single neurons write."""
