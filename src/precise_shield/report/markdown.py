@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from precise_shield.core.summary import Summary
 from precise_shield.report.audit import audit_tables
+from precise_shield.report.causal import causal_tables
 from precise_shield.report.evidence import (
     attack_table,
     believe_findings,
@@ -82,7 +83,7 @@ def render_markdown(summary: Summary) -> str:
         lines += _table(numbers)
     lines += _section("Can I believe it?", believe_findings(view))
     lines += _table(claims_table(view)) if summary.claims else []
-    for numbers in [*judging_tables(view), *gate_tables(view)]:
+    for numbers in [*causal_tables(view), *judging_tables(view), *gate_tables(view)]:
         lines += _table(numbers)
     lines += [f"- Warning: {plain(warning)}" for warning in summary.warnings]
     lines += ["", *_section("What was changed?", changed_findings(view))]

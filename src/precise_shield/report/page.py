@@ -22,6 +22,7 @@ from precise_shield.report.anatomy import (
     weights_figure,
 )
 from precise_shield.report.audit import audit_tables
+from precise_shield.report.causal import causal_figures
 from precise_shield.report.charts import glyph
 from precise_shield.report.compare import comparison
 from precise_shield.report.dynamics import influence_figure, writes_table
@@ -98,6 +99,7 @@ def figures_of(summary: Summary) -> Figures:
             [
                 forest_figure(view),
                 suppression_figure(view),
+                *causal_figures(view),
                 _maps(view, ("suppressed", "random_suppressed"), "switched-off"),
             ]
         ),

@@ -125,8 +125,8 @@ def _remainders(run: Run, surgery: Surgery) -> list[tuple[str, NeuronSet]]:
     stats = Stats.load(collect_stats(run).path("stats.safetensors"))
     top = top_for_harmful(stats, atlas.places, choice) - atlas.neurons
     rest = [
-        ("selected in some cell, not chosen", atlas.sets["all"] - atlas.neurons),
-        ("in the top p for harmful, not chosen", top - atlas.sets["all"]),
+        ("not chosen", atlas.sets["all"] - atlas.neurons),
+        ("rest of top", top - atlas.sets["all"]),
     ]
     return [(label, one) for label, one in rest if one]
 
