@@ -8,10 +8,12 @@ import torch
 import tiny_folders
 from precise_shield.align.amplify import amplified
 from precise_shield.align.sparse import SparseDelta, applied
-from precise_shield.core.errors import ConfigError
+from precise_shield.core.errors import ConfigError, EmptyCellError
+from precise_shield.core.records import Cell, Response
 from precise_shield.core.summary.gate import Standing, TrialFacts
 from precise_shield.intervene.edits import intervening, scale
 from precise_shield.models.encoding import encode
+from precise_shield.workflows import pairs
 from precise_shield.workflows.align import align
 from precise_shield.workflows.config import parse_config
 from precise_shield.workflows.context import started
@@ -90,7 +92,6 @@ def test_arms_are_what_their_names_say(run, arms):
 
 def test_benign_rows_are_the_harmful_contrast_turned_round(run, arms):
     """Every one of them is in the benign arm's top and not in the harmful arm's."""
-    from precise_shield.core.records import Cell
     from precise_shield.identify.collect import Stats
     from precise_shield.workflows.collecting import collect_stats
 
@@ -195,3 +196,43 @@ def test_a_delta_of_an_arm_reads_back(arms):
     delta = SparseDelta.load(arms["amplified"].delta_path)
     assert delta.form == "amplified"
     assert delta.recipe["factor"] == 2.0
+
+
+def test_pairs_set_a_refusal_above_the_models_own_hit(run, monkeypatch):
+    changes = ["align.objective=dpo", "align.arms=[]", "align.zero_shot=[]", "identify.p=0.2"]
+    text = CONFIG.format(model=run.config.model.path)
+    again = started(parse_config(text, changes), run.folder, quiet=True)
+    atlas = identify(again)
+    with pytest.raises(EmptyCellError, match="complies with no harmful"):
+        plans(again, atlas)  # a random model says nothing that is a hit
+
+    def hits(_, harmful):
+        return [Response(row.id, "base", "Sure.", 2, True) for row in harmful[:1]]
+
+    monkeypatch.setattr(pairs, "_hits", hits)
+    again = started(parse_config(text, [*changes, "seed=3"]), run.folder, quiet=True)
+    plan = plans(again, identify(again))[0]
+    harmful = [row for row in plan.rows if row.harm == "harmful"]
+    assert [plan.rejected[row.id] for row in harmful] == ["Sure."]
+    refusals = {row.target for row in again.examples("train") if row.harm == "harmful"}
+    assert all(plan.rejected[row.id] in refusals for row in plan.rows if row.harm == "benign")
+    receipt = align(again)[0].receipt
+    assert receipt.final_loss < 1.0  # log 2 at the start
+    assert receipt.changed_weights > 0
+
+
+def test_the_rest_can_be_trained_with_the_safety_neurons_frozen(run):
+    changes = ["align.polarity=rest", "align.arms=[]", "align.zero_shot=[]"]
+    text = CONFIG.format(model=run.config.model.path)
+    again = started(parse_config(text, changes), run.folder, quiet=True)
+    atlas = identify(again)
+    arms = {arm.condition.name: arm for arm in align(again)}
+    assert not arms["aligned"].neurons & atlas.neurons
+    every = sum(atlas.widths.values())
+    sizes = {name: len(arm.neurons) for name, arm in arms.items()}
+    assert sizes == {name: every - len(atlas.neurons) for name in ("aligned", "random-rows-0")}
+    assert arms["random-rows-0"].neurons & atlas.neurons == atlas.neurons
+    moved = {change.name: set(change.index) for change in arms["aligned"].delta().changes}
+    for site, ids in atlas.neurons.units.items():
+        for own in again.bound.sites[site].owned:
+            assert not moved[own.name] & {own.offset + unit for unit in ids}

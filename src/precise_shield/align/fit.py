@@ -22,6 +22,7 @@ from precise_shield.align.checkpoint import (
 )
 from precise_shield.align.delta import Deltas
 from precise_shield.align.losses import TrainBatch, answers, benign_logits, kl_to
+from precise_shield.align.preference import dpo, row_logprobs
 from precise_shield.align.slices import fingerprint
 from precise_shield.align.spec import Batches, FitSpec
 from precise_shield.core.errors import ConfigError, DataError, NumericError
@@ -41,7 +42,7 @@ class StepInfo:
     epoch: int
     """Counted from 0."""
     loss: float
-    """What was minimised: NLL, reduced as the spec says, plus weighted KL."""
+    """What was minimised: NLL, reduced as the spec says, or DPO a pair; plus weighted KL."""
     nll: float
     """Nats an answer token, whatever the reduction."""
     kl: float | None
@@ -224,9 +225,11 @@ class _Run:
         spec, bound = self.spec, self.deltas.bound
         tokens = sum(batch.tokens() for batch in group)
         over = tokens if spec.reduction == "mean" else sum(batch.rows for batch in group)
+        if spec.objective == "dpo":
+            over = sum(batch.rows for batch in group) // 2
         benign = sum(int((b.predicting() & b.benign[:, None]).sum()) for b in group)
         with_kl = spec.kl_weight > 0 and benign > 0
-        nll, kl = 0.0, 0.0
+        total, nll, kl = 0.0, 0.0, 0.0
         for batch in (batch.to(bound.device) for batch in group):
             drifts = with_kl and bool(batch.benign.any())
             if drifts:
@@ -234,14 +237,19 @@ class _Run:
                     base = benign_logits(bound, batch)
             said = answers(bound, batch)
             one = said.nll()
-            loss = one / over
             nll += float(one.detach())
+            if spec.objective == "dpo":
+                with torch.no_grad(), self.deltas.off():
+                    before = row_logprobs(answers(bound, batch), batch)
+                one = dpo(row_logprobs(said, batch), before, spec.beta)
+            loss = one / over
+            total += float(loss.detach())
             if drifts:
                 drift: Tensor = kl_to(base, said.logits[said.benign]) / benign
                 loss = loss + spec.kl_weight * drift
                 kl += float(drift.detach())
             loss.backward()  # type: ignore[no-untyped-call]
-        return nll / over + spec.kl_weight * kl, nll, kl if with_kl else None
+        return total + spec.kl_weight * kl, nll, kl if with_kl else None
 
     def _look(self, epoch_ends: bool) -> None:
         """Validate and save where the spec says so."""

@@ -11,6 +11,7 @@ from precise_shield.align.losses import Reduction, TrainBatch
 from precise_shield.core.errors import ConfigError
 
 Schedule = Literal["constant", "linear", "cosine"]
+Objective = Literal["nll", "dpo"]
 
 
 Batches = Callable[[int], Sequence[TrainBatch]]
@@ -43,6 +44,11 @@ class FitSpec:
     reduction: Reduction = "sum"
     kl_weight: float = 0.0
     """Weight of KL(base ‖ tuned), nats a token, on the answers of benign rows."""
+    objective: Objective = "nll"
+    """`nll`: the answers' likelihood. `dpo`: pairs of rows, the answer to give before the one
+    not to give, divided by the pairs of a step."""
+    beta: float = 0.1
+    """Of `dpo`, per nat."""
     validate_every: int = 0
     """Steps between validations; 0 validates at the end of each epoch."""
     patience: int = 2
@@ -73,6 +79,11 @@ class FitSpec:
             )
         if min(self.weight_decay, self.kl_weight, self.validate_every) < 0:
             raise ConfigError("weight_decay, kl_weight and validate_every must not be negative.")
+        if self.objective == "dpo" and (self.micro_batch % 2 or not self.beta > 0):
+            raise ConfigError(
+                f"micro_batch {self.micro_batch}, beta {self.beta}: pairs need an even number of"
+                " rows a pass and a beta above 0."
+            )
         if self.clip is not None and not self.clip > 0:
             raise ConfigError(f"clip is {self.clip}; it must be above 0, or null for none.")
 

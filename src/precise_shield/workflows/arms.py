@@ -20,7 +20,6 @@ from precise_shield.align.receipt import StoredReceipt, make_receipt, seal
 from precise_shield.align.slices import fingerprint
 from precise_shield.align.sparse import SparseDelta, applied, undo
 from precise_shield.align.spec import FitSpec
-from precise_shield.core.records import Example
 from precise_shield.core.sites import NeuronSet
 from precise_shield.core.store import Stage, digest
 from precise_shield.core.summary import Condition, Receipt
@@ -78,8 +77,9 @@ def configured(run: Run) -> Settings:
 def spec_of(run: Run, rows: int, settings: Settings) -> FitSpec:
     """The configured training settings, with those of a search in their place."""
     section = run.config.align
-    size = min(section.batch_size, rows)
-    micro = min(section.micro_batch or size, size)
+    pair = 2 if section.objective == "dpo" else 1
+    size = pair * min(section.batch_size, rows)
+    micro = min(pair * (section.micro_batch or size), size)
     return FitSpec(
         epochs=section.epochs,
         batch_size=size - size % micro,
@@ -90,6 +90,8 @@ def spec_of(run: Run, rows: int, settings: Settings) -> FitSpec:
         max_steps=settings.max_steps,
         reduction=section.reduction,
         kl_weight=section.kl_weight,
+        objective=section.objective,
+        beta=section.beta,
     )
 
 
@@ -106,7 +108,14 @@ def make(run: Run, plan: Plan, settings: Settings) -> Arm:
     else:
         spec = spec_of(run, len(plan.rows), settings)
         form = asdict(plan.form) | {"name": type(plan.form).__name__}
-        made_by = run.made_by(plan.rows, neurons=neurons, form=form, fit=asdict(spec), files=FILES)
+        made_by = run.made_by(
+            plan.rows,
+            neurons=neurons,
+            form=form,
+            fit=asdict(spec),
+            files=FILES,
+            rejected=digest(dict(plan.rejected)),
+        )
         what = f"align {plan.condition.name}: {len(plan.neurons)} neurons"
         what += "".join(f", {name} {value:g}" for name, value in settings.shown(plan).items())
     stage = run.store.stage("align", made_by)
@@ -114,7 +123,7 @@ def make(run: Run, plan: Plan, settings: Settings) -> Arm:
         if todo and plan.form is None:
             _amplify(run, stage, plan.neurons, settings.factor)
         elif todo and plan.form is not None:
-            _fit(run, stage, plan.neurons, plan.rows, plan.form, spec)
+            _fit(run, stage, plan, plan.form, spec)
     condition = plan.condition
     if plan.form is None:
         note = f"{condition.note}; factor {settings.factor:g}"
@@ -153,14 +162,13 @@ def read_arm(run: Run, condition: Condition, neurons: NeuronSet, stage: Stage) -
 def _fit(
     run: Run,
     stage: Stage,
-    neurons: NeuronSet,
-    rows: Sequence[Example],
+    plan: Plan,
     form: Form,
     spec: FitSpec,
 ) -> None:
-    bound = run.bound
+    bound, neurons = run.bound, plan.neurons
     before = seal(bound, neurons, form)
-    batches = _Batches(run, rows, spec)
+    batches = _Batches(run, plan, spec)
     metrics = stage.path("metrics.jsonl")
     with (
         metrics.open("a", encoding="utf-8") as log,
@@ -230,26 +238,32 @@ def again(stage: Stage, name: str, save: Callable[[Path], None]) -> None:
 class _Batches:
     """Shuffled rows, encoded when they are asked for; equal epochs give equal batches."""
 
-    def __init__(self, run: Run, rows: Sequence[Example], spec: FitSpec) -> None:
-        self.run, self.rows, self.spec = run, rows, spec
+    def __init__(self, run: Run, plan: Plan, spec: FitSpec) -> None:
+        self.run, self.plan, self.spec = run, plan, spec
 
     def __call__(self, epoch: int) -> Sequence[TrainBatch]:
         generator = torch.Generator().manual_seed(1000 * self.run.config.seed + epoch)
-        order = torch.randperm(len(self.rows), generator=generator).tolist()
-        size = self.spec.micro_batch
+        order = torch.randperm(len(self.plan.rows), generator=generator).tolist()
+        size = self.spec.micro_batch // (2 if self.spec.objective == "dpo" else 1)
         parts = [order[i : i + size] for i in range(0, len(order), size)]
-        return _Encoded(self.run, self.rows, parts)
+        return _Encoded(self.run, self.plan, parts)
 
 
 class _Encoded(Sequence[TrainBatch]):
-    def __init__(self, run: Run, rows: Sequence[Example], parts: list[list[int]]) -> None:
-        self.run, self.rows, self.parts = run, rows, parts
+    def __init__(self, run: Run, plan: Plan, parts: list[list[int]]) -> None:
+        self.run, self.plan, self.parts = run, plan, parts
 
     def __len__(self) -> int:
         return len(self.parts)
 
     def __getitem__(self, index):  # type: ignore[no-untyped-def]
-        rows = [self.rows[i] for i in self.parts[index]]
-        batch = encode(self.run.loaded, rows, [row.target or "" for row in rows])
-        benign = torch.tensor([row.harm == "benign" for row in rows])
-        return TrainBatch(batch.inputs, batch.labels, benign)
+        rows, said, benign = [], [], []
+        for example in (self.plan.rows[i] for i in self.parts[index]):
+            answers = [example.target or ""]
+            if self.plan.rejected:
+                answers.append(self.plan.rejected[example.id])
+            rows += [example] * len(answers)
+            said += answers
+            benign += [example.harm == "benign", False][: len(answers)]
+        batch = encode(self.run.loaded, rows, said)
+        return TrainBatch(batch.inputs, batch.labels, torch.tensor(benign))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from precise_shield.align.delta import DirectUnits, Form, LoraRows
 from precise_shield.core.errors import EmptyCellError, EmptySetError
@@ -17,6 +18,7 @@ from precise_shield.workflows.collecting import collect_stats
 from precise_shield.workflows.context import Run, wanted
 from precise_shield.workflows.controls import control
 from precise_shield.workflows.identify import Atlas, selection
+from precise_shield.workflows.pairs import rejected_answers
 from precise_shield.workflows.sections.align import AlignSection, ArmName, ZeroShotSection
 
 
@@ -32,6 +34,9 @@ class Plan:
 
     like: str
     """Name of the arm whose validation search settles the settings; often its own."""
+
+    rejected: Mapping[str, str] = field(default_factory=dict)
+    """Per example, the answer that its target is set above; empty without pairs."""
 
 
 def plans(run: Run, atlas: Atlas) -> list[Plan]:
@@ -64,7 +69,33 @@ def plans(run: Run, atlas: Atlas) -> list[Plan]:
         made += _further(run, atlas, name, rows, form)
     for part in section.zero_shot:
         made += _zero_shot(run, atlas, part, form)
-    return made
+    if section.polarity == "rest":
+        made = [_turned(plan, atlas) for plan in made]
+    return made if section.objective == "nll" else _paired(run, made)
+
+
+_OF_SETS = ("aligned", "random_rows", "benign_rows", "zero_shot", "zero_shot_random")
+
+
+def _turned(plan: Plan, atlas: Atlas) -> Plan:
+    """The same arm with its neurons frozen and every other one trained, directly."""
+    if plan.condition.kind not in _OF_SETS:
+        return plan
+    every = NeuronSet.of({site: range(width) for site, width in atlas.widths.items()})
+    words = {"label": f"all but: {plan.condition.label}", "note": f"frozen: {plan.condition.note}"}
+    condition = plan.condition.model_copy(update=words)
+    return replace(plan, condition=condition, neurons=every - plan.neurons, form=DirectUnits())
+
+
+def _paired(run: Run, made: Sequence[Plan]) -> list[Plan]:
+    """Every arm with the rejected answers of its rows; rows without one are left out."""
+    rows = {row.id: row for plan in made for row in plan.rows}
+    rejected = rejected_answers(run, list(rows.values()))
+    left = {key: said for key, said in rejected.items() if rows[key].target != said}
+    return [
+        replace(plan, rows=[row for row in plan.rows if row.id in left], rejected=left)
+        for plan in made
+    ]
 
 
 def arm_names(section: AlignSection) -> list[str]:

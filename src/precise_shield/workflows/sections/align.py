@@ -62,6 +62,17 @@ class AlignSection(Section):
     reduction: Literal["sum", "mean"] = "mean"
     """Answer-token loss: `sum` as Precise Shield's Eq. 12, or a mean over the batch's tokens."""
 
+    objective: Literal["nll", "dpo"] = "nll"
+    """`nll`: the targets' likelihood (both papers). `dpo`: pairs; a harmful request's refusal
+    above the base model's own answer where that is a hit, a benign answer above a refusal."""
+
+    beta: float = Field(default=0.1, gt=0)
+    """Of `dpo`, per nat."""
+
+    polarity: Literal["chosen", "rest"] = "chosen"
+    """`chosen` trains the chosen neurons. `rest` freezes them and trains all others in their
+    direct form, so that safety spreads (SafeNeuron); its control freezes random ones instead."""
+
     kl_weight: float = Field(default=0.0, ge=0)
     """Weight of KL(base || tuned) on benign rows."""
 
