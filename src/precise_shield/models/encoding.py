@@ -118,11 +118,27 @@ def encode(
     return _collate(loaded, prompts, answers, side)
 
 
+def mixes(loaded: LoadedModel) -> bool:
+    """Whether examples with and without pictures may share a batch.
+
+    In Mllama they may not: its cross-attention, passed over where no row has a picture, adds
+    to the rows that have none as well.
+    """
+    pixels: Any = None if loaded.processor is None else loaded.processor.image_processor
+    return pixels is None or "aspect_ratio_mask" not in pixels.model_input_names
+
+
 def _tokenize(loaded: LoadedModel, examples: Sequence[Example], texts: list[str]) -> _Prompts:
     if loaded.processor is None:
         return _Prompts(loaded.tokenizer(texts, add_special_tokens=False)["input_ids"], {}, {})
     with_image = [i for i, example in enumerate(examples) if example.image is not None]
     without = [i for i, example in enumerate(examples) if example.image is None]
+    if with_image and without and not mixes(loaded):
+        raise DataError(
+            f"{loaded.model_type}: a batch holds {len(with_image)} examples with and"
+            f" {len(without)} without a picture; this family lets the latter see the former's"
+            " layers. Keep them in batches apart."
+        )
     ids: list[list[int]] = [[] for _ in texts]
     per_token: dict[str, list[Tensor]] = {}
     shared: dict[str, Tensor] = {}

@@ -23,7 +23,7 @@ from precise_shield.align.spec import FitSpec
 from precise_shield.core.sites import NeuronSet
 from precise_shield.core.store import Stage, digest
 from precise_shield.core.summary import Condition, Receipt
-from precise_shield.models.encoding import encode
+from precise_shield.models.encoding import encode, mixes
 from precise_shield.workflows.context import Run
 from precise_shield.workflows.plans import Plan
 
@@ -245,7 +245,15 @@ class _Batches:
         generator = torch.Generator().manual_seed(1000 * self.run.config.seed + epoch)
         order = torch.randperm(len(self.plan.rows), generator=generator).tolist()
         size = self.spec.micro_batch // (2 if self.spec.objective == "dpo" else 1)
-        parts = [order[i : i + size] for i in range(0, len(order), size)]
+        if mixes(self.run.loaded):
+            parts = [order[i : i + size] for i in range(0, len(order), size)]
+            return _Encoded(self.run, self.plan, parts)
+        parts = []
+        for seeing in (True, False):
+            kind = [i for i in order if (self.plan.rows[i].image is not None) == seeing]
+            parts += [kind[i : i + size] for i in range(0, len(kind), size)]
+        places = torch.randperm(len(parts), generator=generator).tolist()
+        parts = [parts[place] for place in places]
         return _Encoded(self.run, self.plan, parts)
 
 
