@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from precise_shield.core.errors import ConfigError, NumericError, UserError
+from precise_shield.core.records import Example
 from precise_shield.models.decoding import Choice, decode, decode_by_library
 from precise_shield.models.encoding import encode
 from precise_shield.models.generation import _stream, generate
@@ -229,3 +230,22 @@ def test_no_examples_give_no_answers(loaded_once):
 def test_numbers_out_of_range_are_refused(wrong, loaded_once, asked):
     with pytest.raises(ConfigError, match="must be at least"):
         generate(loaded_once("llama"), asked, **{"condition": "b", "max_new_tokens": 4, **wrong})
+
+
+def test_a_prefill_is_part_of_the_prompt_and_of_what_was_said(loaded_once):
+    loaded = loaded_once("llama")
+    plain = Example(
+        id="p", language="en", modality="text", harm="benign", prompt="name a colour",
+        split="test", group="g",
+    )  # fmt: skip
+    opened = dataclasses.replace(plain, prefill="Sure, here is")
+    bare, more = encode(loaded, [plain]), encode(loaded, [opened])
+    opening = loaded.tokenizer("Sure, here is", add_special_tokens=False)["input_ids"]
+    tokens = more.inputs["input_ids"][0].tolist()
+    assert tokens[-len(opening) :] == opening
+    assert tokens[: len(bare.inputs["input_ids"][0])] == bare.inputs["input_ids"][0].tolist()
+    assert int(more.first_decision[0]) == len(tokens) - 1
+    said = generate(loaded, [opened], condition="base", max_new_tokens=3)[0]
+    shown = loaded.tokenizer.decode(opening, skip_special_tokens=True).strip()
+    assert said.text.startswith(shown)
+    assert said.tokens <= 3

@@ -131,5 +131,22 @@ def test_data_check_warns_of_a_request_that_two_files_ask(tmp_path):
     assert json.loads(call("data", "check", *files, "--json").stdout)["overlaps"][0]["exact"] == 1
 
 
+def test_data_transform_writes_a_manifest_with_its_pictures(tmp_path):
+    row = {"id": "a", "language": "ar", "modality": "text", "harm": "benign", "split": "test"}
+    path = tmp_path / "m.jsonl"
+    path.write_text(json.dumps(row | {"group": "g", "prompt": "ارسم منارة"}))
+    out = tmp_path / "typo.jsonl"
+    done = call(
+        "data", "transform", "typography", path, out, "--set", "size=30", "--set", "width=300"
+    )
+    assert "1 rows, 0 left out" in done.stdout
+    assert call("data", "check", out).returncode == 0
+    assert len(list((tmp_path / "typo_images").glob("*.png"))) == 1
+    for wrong in (["figstep", path, out], ["figstp", path, tmp_path / "x.jsonl"]):
+        assert call("data", "transform", *wrong).returncode == 2
+    bad = call("data", "transform", "figstep", path, tmp_path / "x.jsonl", "--set", "sise=3")
+    assert "option sise" in bad.stderr
+
+
 def test_data_schema_prints_json_schema():
     assert "prompt" in json.loads(call("data", "schema").stdout)["properties"]

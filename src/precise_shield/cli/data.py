@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from precise_shield.cli.app import Json, app, show
-from precise_shield.core.errors import UserError
+from precise_shield.core.errors import ConfigError, UserError
 
 data_app = typer.Typer(no_args_is_help=True, help="Look at data before a run does.")
 app.add_typer(data_app, name="data")
@@ -42,3 +42,41 @@ def data_schema() -> None:
     from precise_shield.data.manifest import schema_text
 
     typer.echo(schema_text().rstrip())
+
+
+@data_app.command("transform")
+def data_transform(
+    name: Annotated[str, typer.Argument(help="`precise-shield list` shows them.")],
+    source: Annotated[Path, typer.Argument(help="A manifest.")],
+    out: Annotated[Path, typer.Argument(help="A new .jsonl; pictures go beside it.")],
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="An option: size=40, languages=[en,sw], fonts={thai: F.ttf}."),
+    ] = None,
+    skip: Annotated[bool, typer.Option("--skip", help="Leave bad rows out, counted.")] = False,
+) -> None:
+    """Write a manifest's requests in another dress: typography, figstep, mixed, and more."""
+    from precise_shield.workflows.dressing import transform_file
+
+    done = transform_file(name, source, out, pairs(changes or []), "skip" if skip else "stop")
+    typer.echo(f"{out}: {len(done.examples)} rows, {done.dropped_rows} left out")
+
+
+def pairs(changes: list[str]) -> dict[str, object]:
+    """Read `key=value`, the value as YAML.
+
+    Raises:
+        ConfigError: one is no such pair.
+    """
+    import yaml
+
+    found: dict[str, object] = {}
+    for change in changes:
+        key, there, value = change.partition("=")
+        try:
+            found[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {change!r}: the value is no YAML ({error}).") from error
+        if not there or not key:
+            raise ConfigError(f"--set {change!r} must look like key=value.")
+    return found

@@ -88,7 +88,13 @@ class Example:
     """For benign rows: shares its topic with harmful ones, so that topic is no confound."""
 
     source: str | None = None
+    """Where the row comes from; results are shown by it."""
+
     region: str | None = None
+    """Country, region or culture it is about; results are shown by it."""
+
+    prefill: str | None = None
+    """Words that the answer is made to begin with (the prefill attack); they count as said."""
 
     @property
     def cell(self) -> Cell:

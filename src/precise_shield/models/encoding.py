@@ -93,7 +93,8 @@ def encode(
     """Write examples as the model's own chat template does, with answers where given.
 
     An answer is appended after the prompt's tokens, which are the same with and without
-    it. An example without a picture may go to an image-and-text model.
+    it. An example's `prefill` stands between them and belongs to the prompt. An example without a
+    picture may go to an image-and-text model.
 
     Args:
         loaded: the model to write for.
@@ -109,7 +110,10 @@ def encode(
     if not examples:
         raise DataError("there is nothing to encode: no examples were given.")
     turns = [conversation(loaded, example, system, prefix) for example in examples]
-    texts = [prompt_text(loaded, each) for each in turns]
+    texts = [
+        prompt_text(loaded, each) + (example.prefill or "")
+        for each, example in zip(turns, examples, strict=True)
+    ]
     prompts = _tokenize(loaded, examples, texts)
     if responses is None:
         answers: list[list[int]] = [[] for _ in examples]

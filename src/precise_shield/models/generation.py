@@ -100,7 +100,11 @@ def _stream(seed: int, example: str) -> torch.Generator:
 
 def _response(loaded: LoadedModel, example: Example, condition: str, row: list[int]) -> Response:
     finished = bool(row) and row[-1] in loaded.stop_ids
-    text = str(loaded.tokenizer.decode(row[:-1] if finished else row, skip_special_tokens=True))
+    said = row[:-1] if finished else row
+    if example.prefill is not None:  # decoded together, so that spaces come out as written
+        opening = loaded.tokenizer(example.prefill, add_special_tokens=False)["input_ids"]
+        said = [*opening, *said]
+    text = str(loaded.tokenizer.decode(said, skip_special_tokens=True))
     return Response(
         example=example.id,
         condition=condition,

@@ -26,6 +26,7 @@ from precise_shield.models.bind import BoundModel, bind
 from precise_shield.models.generation import generate
 from precise_shield.models.loading import LoadedModel, load
 from precise_shield.workflows.config import Config
+from precise_shield.workflows.dressing import apply_transform
 from precise_shield.workflows.embedded import EMBEDDED, spec_of
 from precise_shield.workflows.progress import Reporter
 from precise_shield.workflows.sections.data import SourceSection
@@ -85,11 +86,23 @@ class Run:
                 f"none of {len(examples)} examples is in languages {section.languages} and"
                 f" modalities {section.modalities}; widen data.languages or data.modalities."
             )
+        kept = self._transformed(kept, dropped)
         check_splits(kept)
         self.overlaps = counted(find_overlaps(kept, section.overlap_threshold), kept)
         self.warnings += map(sentence, self.overlaps)
         openers = section.benign_targets == "opener"
         return Loaded(with_targets(kept, benign_openers=openers), dropped)
+
+    def _transformed(self, rows: list[Example], dropped: list[Problem]) -> list[Example]:
+        for part in self.config.data.transforms:
+            folder = self.folder / "data" / "transforms"
+            loaded = apply_transform(
+                part.name, rows, part.options, folder, self.config.data.on_bad_row
+            )
+            rows = loaded.examples
+            dropped += loaded.dropped
+            self.dropped_rows += loaded.dropped_rows
+        return rows
 
     def _options(self, source: SourceSection) -> SourceOptions:
         if source.path is None and source.source not in EMBEDDED:

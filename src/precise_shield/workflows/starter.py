@@ -8,6 +8,7 @@ from typing import Any
 from precise_shield.core.errors import ConfigError
 from precise_shield.core.store import readable_errors
 from precise_shield.data.sources import SOURCES
+from precise_shield.data.transforms import TRANSFORMS
 from precise_shield.evaluate.defences import DEFENCES
 from precise_shield.evaluate.formats import FORMATS
 from precise_shield.evaluate.judges import JUDGES
@@ -50,6 +51,7 @@ def known() -> dict[str, Any]:
         "models": [*embedded.MODELS, *known_model_types()],
         "scores": {name: SCORES[name].source for name in SCORES},
         "datasets": sorted(SOURCES),
+        "transforms": sorted(TRANSFORMS),
         "judges": sorted(JUDGES),
         "judge_formats": {name: FORMATS[name].source for name in FORMATS},
         "defences": {name: DEFENCES[name].source for name in DEFENCES},

@@ -24,9 +24,20 @@ class SourceSection(Section):
     """Keep at most this many groups of each split and harm."""
 
 
+class TransformSection(Section):
+    name: str
+    """Which transform; `precise-shield list` shows them."""
+
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Options of the transform, e.g. `splits: [test]`."""
+
+
 class DataSection(Section):
     sources: list[SourceSection] = Field(min_length=1)
     """Datasets, read in this order."""
+
+    transforms: list[TransformSection] = []
+    """Attacks as fixed rewritings of what was read, one after the other."""
 
     languages: list[str] | None = None
     """Keep only these languages; null keeps all."""

@@ -1,0 +1,1 @@
+"""Writing text into pictures, in the script it is in."""
