@@ -195,7 +195,7 @@ def test_each_expert_has_an_a_of_its_own_and_its_factors_are_no_plain_low_rank_d
 
 def test_columns_alone_are_refused_by_row_masked_lora():
     bound = build("llama", every=True)
-    with pytest.raises(ConfigError, match="text.0.attention and 2 other sites own no weight"):
+    with pytest.raises(ConfigError, match=r"text\.0\.attention and 2 other sites own no weight"):
         tuning(bound, chosen(bound), LORA, seed=0).__enter__()
 
 

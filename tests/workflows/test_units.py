@@ -3,11 +3,13 @@
 import pytest
 
 import tiny_folders
+from precise_shield.core.errors import ConfigError
 from precise_shield.core.sites import NeuronSet, Site
 from precise_shield.workflows.config import parse_config
 from precise_shield.workflows.context import started
 from precise_shield.workflows.doctor import doctor
 from precise_shield.workflows.explain import by_kind, by_layer
+from precise_shield.workflows.identify import identify
 from precise_shield.workflows.run import run_all
 from precise_shield.workflows.sections.model import ModelSection
 
@@ -73,6 +75,40 @@ evaluate: {{max_new_tokens: 2, kl_rows: 2, samples: 2}}
 def ran(folder, out, units, form, towers="text", modality="text"):
     text = CONFIG.format(model=folder, units=units, form=form, towers=towers, modality=modality)
     return run_all(started(parse_config(text), out, quiet=True))
+
+
+@pytest.mark.slow
+def test_a_run_over_both_towers_of_a_model_that_packs_its_pictures(tmp_path):
+    tiny_folders.save_tiny("qwen2_5_vl", tmp_path / "model")
+    summary = ran(
+        tmp_path / "model", tmp_path / "out", "ffn, value", "direct", "text, vision",
+        "image_dominant",
+    )  # fmt: skip
+    assert {kind: n for kind, n in summary.model.units.items() if kind.endswith("ffn")} == {
+        "text.ffn": 72,
+        "vision.ffn": 40,
+    }
+    chosen = next(one for one in summary.neurons.sets if one.name == "all")
+    assert chosen.by_kind["vision.ffn"] + chosen.by_kind["vision.value"] > 0
+    assert all(receipt.untouched_verified for receipt in summary.receipts)
+
+
+@pytest.mark.parametrize(
+    ("score", "modality", "sentence"),
+    [
+        ("precise_shield", "text", "probing examples have no picture"),
+        ("pathways", "image_dominant", "read at positions in the text"),
+    ],
+)
+def test_what_a_vision_tower_cannot_give_is_refused(
+    model_folder, tmp_path, score, modality, sentence
+):
+    text = CONFIG.format(
+        model=model_folder, units="ffn", form="direct", towers="vision", modality=modality
+    )
+    run = started(parse_config(text, [f"identify.score={score}"]), tmp_path / "out", quiet=True)
+    with pytest.raises(ConfigError, match=sentence):
+        identify(run)
 
 
 def test_a_run_over_every_kind_of_a_mixture_of_experts(tmp_path):

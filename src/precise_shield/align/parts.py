@@ -67,7 +67,7 @@ class DirectUnits:
     """
 
     parts: tuple[Role, ...] = ("gate", "up", "down")
-    """Of a feed-forward neuron. An attention unit has one part: a row with its bias, or a column."""
+    """Of a feed-forward neuron. An attention unit's one part, a row or a column, always trains."""
 
     master: Master = "float32"
 

@@ -22,6 +22,7 @@ from precise_shield.core.moments import FIELDS, FOLDS, Moments
 from precise_shield.core.records import Cell
 from precise_shield.core.sites import Site
 from precise_shield.models.bind import BoundModel
+from precise_shield.models.pictures import picture_means, rows_a_picture
 from precise_shield.models.taps import tapped
 
 Position = Literal["response_mean", "first_decision", "last_prompt", "prompt_mean", "image_mean"]
@@ -271,9 +272,21 @@ class Quantity:
 
 
 def _activation(bound: BoundModel, batch: Batch, emit: Emit) -> None:
-    weights = batch.weights()
+    """Means over an example's positions.
+
+    In the vision tower over all patches of its one picture, whatever the position: a patch has
+    no place in the text.
+    """
+    weights, kind = batch.weights(), bound.model.config.model_type
+    pictures = len(batch.cells) if any(site.tower == "vision" for site in bound.sites) else 0
+    rows = rows_a_picture(kind, batch.inputs, pictures) if pictures else []
 
     def fn(site: Site, acts: Tensor) -> None:
+        if site.tower == "vision":
+            mean = picture_means(acts, rows)
+            for position in weights:
+                emit(site, position, mean)
+            return
         for position, weight in weights.items():
             emit(site, position, torch.einsum("bp,bpw->bw", weight.to(acts.device), acts.float()))
 
@@ -282,7 +295,10 @@ def _activation(bound: BoundModel, batch: Batch, emit: Emit) -> None:
 
 
 ACTIVATION = Quantity(
-    "activation", _activation, "mean activation over the example's positions, in the model's scale"
+    "activation",
+    _activation,
+    "mean activation over the example's positions (over its picture's patches in a vision tower),"
+    " in the model's scale",
 )
 
 

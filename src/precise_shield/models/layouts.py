@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from precise_shield.core.errors import UnsupportedModelError
 from precise_shield.core.sites import Tower
@@ -17,6 +18,11 @@ from precise_shield.core.sites import Tower
 GATE_UP, DOWN = "gate_up_proj", "down_proj"
 """The parameters of a stack of experts, named by the library's experts interface:
 `[experts, 2 width, hidden]` and `[experts, hidden, width]`."""
+
+
+PictureRows = Literal["each", "packed", "tiles"]
+"""A batch of pictures in a vision tower. `each`: one row a picture. `packed`: all patches in one
+row, and the model is told how many each picture has. `tiles`: several rows a picture."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +94,9 @@ class Layout:
     having: str | None = None
     """Blocks without this child are passed over. Mllama's cross-attention blocks do not run
     for a prompt without a picture, so their neurons cannot be compared across prompts."""
+
+    pictures: PictureRows | None = None
+    """How a vision tower lays out a batch; None where padding is mixed into a picture's rows."""
 
     norm: str = "norm"
     """Name of the norm after the last block, beside the list of blocks; of the text tower only."""
@@ -172,11 +181,9 @@ register(
         norm="ln_f",
     ),
 )
-register(
-    *("llava", "llava_next", "llava_onevision", "gemma3", "paligemma"),
-    text=_NESTED,
-    vision=Layout("model.vision_tower.encoder.layers", ffn=_plain(), attention=_CLIP),
-)
+_TOWER = Layout("model.vision_tower.encoder.layers", ffn=_plain(), attention=_CLIP, pictures="each")
+register("llava", "gemma3", "paligemma", text=_NESTED, vision=_TOWER)
+register(*("llava_next", "llava_onevision"), text=_NESTED, vision=replace(_TOWER, pictures="tiles"))
 register(
     "internvl",
     text=_NESTED,
@@ -189,25 +196,35 @@ register(
             value="attention.v_proj",
             out="attention.projection_layer",
         ),
+        pictures="tiles",
     ),
 )
 register(
     "qwen2_vl",
     text=_NESTED,
-    vision=Layout("model.visual.blocks", ffn=_plain(), attention=_VISUAL),
+    vision=Layout("model.visual.blocks", ffn=_plain(), attention=_VISUAL, pictures="packed"),
 )
-register("qwen2_5_vl", text=_NESTED, vision=Layout("model.visual.blocks", attention=_VISUAL))
+register(
+    "qwen2_5_vl",
+    text=_NESTED,
+    vision=Layout("model.visual.blocks", attention=_VISUAL, pictures="packed"),
+)
 register(
     "qwen3_vl",
     text=_NESTED,
     vision=Layout(
-        "model.visual.blocks", ffn=_plain("mlp.linear_fc2", "mlp.linear_fc1"), attention=_VISUAL
+        "model.visual.blocks",
+        ffn=_plain("mlp.linear_fc2", "mlp.linear_fc1"),
+        attention=_VISUAL,
+        pictures="packed",
     ),
 )
 register(
     *("idefics3", "smolvlm"),
     text=Layout("model.text_model.layers"),
-    vision=Layout("model.vision_model.encoder.layers", ffn=_plain(), attention=_CLIP),
+    vision=Layout(
+        "model.vision_model.encoder.layers", ffn=_plain(), attention=_CLIP, pictures="tiles"
+    ),
 )
 register(
     "mllama",

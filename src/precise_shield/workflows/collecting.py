@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
+from precise_shield.core.errors import ConfigError
 from precise_shield.core.records import HARMS, Cell, Example
 from precise_shield.core.store import Stage
 from precise_shield.data.contrast import fold_of, require_cells
@@ -21,8 +22,10 @@ from precise_shield.identify.collect import (
     Stats,
     state_bytes,
 )
+from precise_shield.identify.scores import SCORES
 from precise_shield.identify.streaming import Checkpoint, fitting_batch, stream
 from precise_shield.models.encoding import Encoded, encode, lengths, plan
+from precise_shield.models.pictures import picture_rows
 from precise_shield.models.words import last_own_token
 from precise_shield.workflows.context import Run
 
@@ -132,6 +135,7 @@ def collected(
 ) -> Stage:
     """A stage with `stats.safetensors`; an interrupted one goes on where it was saved last."""
     run, cells = plan.run, sorted({example.cell for example in plan.examples})
+    _check_pictures(plan, quantity)
     made_by = run.made_by(
         plan.examples,
         meaning=MEANING,
@@ -146,6 +150,27 @@ def collected(
             _stream(plan, stage, cells, quantity).save(stage.path("stats.safetensors"))
             stage.path("unfinished.safetensors").unlink(missing_ok=True)
     return stage
+
+
+def _check_pictures(plan: Plan, quantity: Quantity) -> None:
+    """The vision tower reads pictures alone, and its activations are all that is streamed of it."""
+    if "vision" not in plan.run.config.identify.towers:
+        return
+    picture_rows(plan.run.loaded.model_type)
+    asked = {quantity, SCORES[plan.run.config.identify.score].quantity} - {ACTIVATION}
+    if asked:
+        raise ConfigError(
+            f"the score takes {asked.pop().name}, read at positions in the text; the vision"
+            " tower has scores of its activations: precise_shield, one_anchor,"
+            " contrastive_difference, effect_size. Set identify.score or identify.towers."
+        )
+    blind = [example for example in plan.examples if example.image is None]
+    if blind:
+        raise ConfigError(
+            f"{len(blind)} of {len(plan.examples)} probing examples have no picture, the first"
+            f" {blind[0].id}, and the vision tower does not run for them. Set data.modalities to"
+            " image_dominant and others with pictures."
+        )
 
 
 def _searched(run: Run) -> dict[str, object]:
@@ -164,6 +189,9 @@ def _stream(plan: Plan, stage: Stage, cells: list[Cell], quantity: Quantity) -> 
     size = state_bytes(run.bound, len(cells), len(folded), loose)
     run.reporter.say(f"statistics take {size / 2**20:.0f} MiB, however many examples")
     batch_size = section.batch_size
+    seeing = "vision" in section.towers
+    if seeing and picture_rows(run.loaded.model_type) == "tiles":
+        batch_size = 1
     if batch_size is None:
         longest = plan.longest(LARGEST.get(run.loaded.device.type, 64))
         batch_size = fitting_batch(run.bound, longest, make, quantity)

@@ -25,6 +25,7 @@ from precise_shield.data.sources import SourceOptions, load_source
 from precise_shield.models.bind import BoundModel, bind
 from precise_shield.models.generation import generate
 from precise_shield.models.loading import LoadedModel, load
+from precise_shield.models.pictures import reaching
 from precise_shield.workflows.config import Config
 from precise_shield.workflows.dressing import apply_transform
 from precise_shield.workflows.embedded import EMBEDDED, spec_of
@@ -62,7 +63,8 @@ class Run:
     def bound(self) -> BoundModel:
         """The model and the sites to search, as `identify.towers` and `identify.units` say."""
         section = self.config.identify
-        return bind(self.loaded.model, section.towers, section.units)
+        bound = bind(self.loaded.model, section.towers, section.units)
+        return bound.only(reaching(bound))
 
     @cached_property
     def data(self) -> Loaded:

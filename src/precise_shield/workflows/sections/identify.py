@@ -19,7 +19,8 @@ class IdentifySection(Section):
     kind gives its own top p; `precise-shield doctor` shows what a model has."""
 
     towers: list[Tower] = Field(default=["text"], min_length=1)
-    """Towers to search: `text`, the language model, and `vision`, the one that sees pictures."""
+    """Towers to search: `text`, the language model, and `vision`, the one that sees pictures. All
+    examples then need a picture (`data.modalities`); its units are averaged over all patches."""
 
     score: str = "precise_shield"
     """Importance of a neuron; `precise-shield list` shows them."""
