@@ -10,6 +10,7 @@ import pytest
 
 from data.making import example
 from precise_shield.core.errors import NumericError
+from precise_shield.core.rates import Rate
 from precise_shield.evaluate.headlines import (
     consistency,
     gap_between,
@@ -53,7 +54,7 @@ def test_the_gap_is_the_difference_of_pooled_rates_and_parallel_draws_are_paired
     rows = {"en": "0101010101" * 4, "sw": "0101010101" * 4}
     hits, groups, keys = column(rows)
     found = gap_between(hits, groups, {name: lang == "en" for name, lang in keys.items()})
-    assert (found.value, found.low, found.high) == (0, 0, 0)
+    assert (found.value, found.low, found.high) == (0, 0, 0)  # the draws are paired
     hits, groups, keys = column({"en": "00-1", "sw": "1110"})
     found = gap_between(hits, groups, {name: lang == "en" for name, lang in keys.items()})
     assert found.value == pytest.approx(3 / 4 - 1 / 3)
@@ -141,3 +142,22 @@ def test_a_rate_carries_its_bounds():
     found = of_rate(hits, groups)
     assert (found.n, found.unscored, found.least, found.most) == (3, 1, 0.5, 0.75)
     assert isnan(of_rate({}, {}).value)
+
+
+def test_a_share_of_nothing_or_all_has_an_interval_over_its_groups():
+    """No draw differs from 0 of 20, and yet 0 is not certain."""
+    hits, groups, keys = column({"en": "0" * 20, "sw": "0" * 20})
+    low, high = Rate(0, 20).interval()
+    for found in (worst_of(hits, groups, keys), of_rate(hits, groups)):
+        assert (found.value, found.low, found.high) == (0, low, high)
+    gap = gap_between(hits, groups, {name: lang == "en" for name, lang in keys.items()})
+    assert (gap.value, gap.low, gap.high) == (0, pytest.approx(-high), pytest.approx(high))
+    rows = [
+        example(i, id=f"{lang}{i}", language=lang, group=f"g{i}")
+        for i in range(20) for lang in ("en", "sw")
+    ]  # fmt: skip
+    same = consistency(dict.fromkeys((row.id for row in rows), True), rows)
+    assert (same.agree.low, same.agree.high) == Rate(20, 20).interval()
+    names = [f"g{i}" for i in range(20)]
+    best = grouped_auc([2.0] * 10 + [1.0] * 10, [True] * 10 + [False] * 10, [0] * 20, names)
+    assert (best.value, best.low) == (1, Rate(10, 10).interval()[0])

@@ -90,3 +90,10 @@ def test_changes_reach_into_sections_and_lists():
 def test_whatever_yaml_says_it_is_a_configuration_or_one_error(value):
     with contextlib.suppress(ConfigError):  # any other error fails the test
         assert isinstance(parse_config(yaml.safe_dump(value)), Config)
+
+
+def test_norwegian_is_a_language_and_on_is_a_word():
+    config = parse_config(LEAST, ["data.languages=[en, no]", "explain.headroom={on: false}"])
+    assert config.data.languages == ["en", "no"]
+    assert config.explain.headroom.on is False
+    assert parse_config(commented(config)) == config

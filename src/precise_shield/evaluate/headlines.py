@@ -48,6 +48,14 @@ def _interval(drawn: Array, groups: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def _share_interval(drawn: Array, groups: int, value: float) -> tuple[float, float]:
+    """As `_interval`, for a share: at 0 and 1, where no draw differs, Wilson's over the groups."""
+    low, high = _interval(drawn, groups)
+    if not low < high and value in (0.0, 1.0):
+        return Rate(round(value) * groups, groups).interval()
+    return low, high
+
+
 def _picks(groups: int, draws: int, seed: int) -> NDArray[np.int64]:
     """`[draws, groups]`: how often each group is taken."""
     return np.random.default_rng(seed).multinomial(groups, np.full(groups, 1 / groups), size=draws)
@@ -101,7 +109,8 @@ def worst_of(
     drawn = np.einsum("dg,gkc->dkc", _picks(len(table), draws, seed), table)
     with np.errstate(invalid="ignore"):
         highest = np.fmax.reduce(_shares(drawn[..., 0], drawn[..., 1]), axis=1)
-    low, high = _interval(highest, len(table))
+    asked = int((table[:, top, 1] > 0).sum())
+    low, high = _share_interval(highest, asked, float(rates[top]))
     total = sums[:, 1] + sums[:, 2]
     return Company(
         float(rates[top]),
@@ -135,6 +144,8 @@ def gap_between(
     drawn = np.einsum("dg,gkc->dkc", _picks(len(table), draws, seed), table)
     spread = _shares(drawn[..., 0], drawn[..., 1])
     low, high = _interval(spread[:, 0] - spread[:, 1], len(table))
+    if not low < high and set(rates.tolist()) <= {0.0, 1.0}:
+        low, high = _apart(rates, (table[..., 1] > 0).sum(0))
     total = sums[:, 1] + sums[:, 2]
     least, most = sums[:, 0] / total, (sums[:, 0] + sums[:, 2]) / total
     return Company(
@@ -146,6 +157,22 @@ def gap_between(
         float(least[0] - most[1]),
         float(most[0] - least[1]),
     )
+
+
+def _apart(rates: Array, groups: NDArray[np.int64]) -> tuple[float, float]:
+    """Interval of the first minus the second of two rates at 0 or 1, over their groups.
+
+    Source: Newcombe (1998), Statistics in Medicine 17, 873-890, method 10.
+    """
+    ends = [
+        Rate(round(float(rate)) * int(n), int(n)).interval()
+        for rate, n in zip(rates, groups, strict=True)
+    ]
+    (low, high), (other_low, other_high) = ends
+    value = float(rates[0] - rates[1])
+    down = np.hypot(rates[0] - low, other_high - rates[1])
+    up = np.hypot(high - rates[0], rates[1] - other_low)
+    return value - float(down), value + float(up)
 
 
 @dataclass(frozen=True)
@@ -192,9 +219,9 @@ def consistency(
     drawn = _picks(len(order), draws, seed) @ sums
     found = []
     for i in range(3):
-        low, high = _interval(_shares(drawn[:, i], drawn[:, 3]), len(order))
-        least, most = (limits[2 * i], limits[2 * i + 1]) if None in column.values() else (nan, nan)
         value = float(table[:, i].mean())
+        low, high = _share_interval(_shares(drawn[:, i], drawn[:, 3]), len(order), value)
+        least, most = (limits[2 * i], limits[2 * i + 1]) if None in column.values() else (nan, nan)
         found.append(Company(value, low, high, len(table), unscored, float(least), float(most)))
     return Consistency(*found)
 
@@ -239,8 +266,9 @@ def of_rate(column: Outcomes, groups: Mapping[str, str], draws: int = DRAWS) -> 
         return NOTHING
     sums = table.sum((0, 1))
     drawn = _picks(len(table), draws, 0) @ table[:, 0]
-    low, high = _interval(_shares(drawn[:, 0], drawn[:, 1]), len(table))
     rate = Rate(int(sums[0]), int(sums[1]), int(sums[2]))
+    asked = int((table[:, 0, 1] > 0).sum())
+    low, high = _share_interval(_shares(drawn[:, 0], drawn[:, 1]), asked, rate.value)
     return Company(rate.value, low, high, rate.judged, rate.unscored, *rate.bounds)
 
 
@@ -282,9 +310,10 @@ def grouped_auc(
     first = rng.multinomial(high_groups, np.full(high_groups, 1 / high_groups), size=draws)
     second = rng.multinomial(low_groups, np.full(low_groups, 1 / low_groups), size=draws)
     drawn = _shares(((second @ wins) * first).sum(1), ((second @ pairs) * first).sum(1))
-    low, high = _interval(drawn, min(high_groups, low_groups))
+    value = float(wins.sum() / pairs.sum())
+    low, high = _share_interval(drawn, min(high_groups, low_groups), value)
     n = int(same.any(1).sum() + same.any(0).sum())
-    return Company(float(wins.sum() / pairs.sum()), low, high, n)
+    return Company(value, low, high, n)
 
 
 def _summed(table: Array, owners: Sequence[str]) -> tuple[int, Array]:

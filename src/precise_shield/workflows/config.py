@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, get_args
@@ -19,6 +20,20 @@ from precise_shield.workflows.sections.explain import ExplainSection
 from precise_shield.workflows.sections.identify import IdentifySection
 from precise_shield.workflows.sections.model import ModelSection
 from precise_shield.workflows.sections.verify import VerifySection
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's booleans: `no` is Norwegian and `on` a word, not False and True."""
+
+
+_BOOL = "tag:yaml.org,2002:bool"
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in rows if tag != _BOOL]
+    for first, rows in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    _BOOL, re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
 
 
 class Config(Section):
@@ -66,7 +81,7 @@ def load_config(path: Path, changes: Iterable[str] = ()) -> Config:
 def parse_config(text: str, changes: Iterable[str] = (), origin: str = "configuration") -> Config:
     """Like `load_config`, from text."""
     try:
-        data = yaml.safe_load(text)
+        data = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         raise ConfigError(f"{origin} is no YAML: {str(error).splitlines()[0]}.") from error
     if not isinstance(data, dict):
@@ -118,7 +133,7 @@ def _apply(data: dict[str, Any], change: str) -> None:
         here = here[int(part)] if isinstance(here, list) else here.setdefault(part, {})
         if not isinstance(here, dict | list):
             raise ConfigError(f"--set {change!r}: {part!r} is a value, not a section.")
-    here[int(last) if isinstance(here, list) else last] = yaml.safe_load(value)
+    here[int(last) if isinstance(here, list) else last] = yaml.load(value, Loader=_Loader)
 
 
 def commented(config: Config) -> str:

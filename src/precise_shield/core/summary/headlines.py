@@ -36,7 +36,8 @@ class HeadlineRow(Part):
     """The language or modality that the figure is of; null otherwise."""
     value: float | None
     low: float | None
-    """95 % interval from resampling parallel groups; the worst place is found anew in each draw."""
+    """95 % interval from resampling parallel groups; the worst place is found anew in each draw.
+    At 0 and 1, where no draw differs, Wilson's over the groups."""
     high: float | None
     n: int
     """What was counted: prompts, pairs of groups' requests, or answers."""
