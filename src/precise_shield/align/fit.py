@@ -22,6 +22,7 @@ from precise_shield.align.checkpoint import (
 )
 from precise_shield.align.delta import Deltas
 from precise_shield.align.losses import TrainBatch, answers, benign_logits, kl_to
+from precise_shield.align.parallel import Crew, crew
 from precise_shield.align.preference import dpo, row_logprobs
 from precise_shield.align.slices import fingerprint
 from precise_shield.align.spec import Batches, FitSpec
@@ -85,7 +86,9 @@ def fit(
 
     The model's own train or eval mode stays as the caller set it; only LoRA's dropout is
     switched. Runs that were killed continue from `checkpoint`, if it is there, and end bit for
-    bit where an uninterrupted run ends. With `validate` the deltas end at the best validation.
+    bit where an uninterrupted run ends. Under `torchrun` (torch.distributed set up, the same
+    model and batches in every process) each process takes its share of a step's passes, and
+    the result is that of one process. With `validate` the deltas end at the best validation.
 
     Raises:
         NumericError: the loss, the gradient or a validation is NaN or infinite.
@@ -111,6 +114,7 @@ class _Run:
     ) -> None:
         self.deltas, self.batches, self.spec = deltas, batches, spec
         self.checkpoint, self.validate, self.on_step = checkpoint, validate, on_step
+        self.crew = crew()
         self.learning = [p for p in deltas.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
             self.learning, lr=spec.learning_rate, weight_decay=spec.weight_decay
@@ -136,7 +140,7 @@ class _Run:
             epoch, place = divmod(progress.step, an_epoch)
             if epoch != held:
                 held, items = epoch, self._items(epoch)
-            self._step(_group(items, place, self.spec), epoch)
+            self._step(_group(items, place, self.spec, self.crew), epoch)
             self._look(epoch_ends=place == an_epoch - 1)
         early = progress.finished and progress.step < self.total
         progress.finished = True
@@ -160,7 +164,7 @@ class _Run:
         return load_checkpoint(self.checkpoint, self.run, self.deltas, self.optimizer)
 
     def _save(self) -> None:
-        if self.checkpoint is not None:
+        if self.checkpoint is not None and self.crew.leads:
             save_checkpoint(self.checkpoint, self.run, self.progress, self.deltas, self.optimizer)
 
     def _items(self, epoch: int) -> Sequence[TrainBatch]:
@@ -172,18 +176,18 @@ class _Run:
             )
         return items
 
-    def _step(self, group: Sequence[TrainBatch], epoch: int) -> None:
-        """One optimiser step. Dropout depends on seed and step alone, so resuming is exact."""
+    def _step(self, group: Sequence[tuple[int, TrainBatch]], epoch: int) -> None:
+        """One optimiser step, equal however often it is resumed or shared among processes."""
         start, spec, step = time.perf_counter(), self.spec, self.progress.step
         rate = spec.rate_at(step, self.total)
         for setting in self.optimizer.param_groups:
             setting["lr"] = rate
         device = self.deltas.bound.device
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.manual_seed(_mixed(spec.seed, step))
             self.deltas.train()
-            loss, nll, kl = self._accumulate(group)
+            loss, nll, kl, tokens = self._accumulate(group)
             self.deltas.eval()
+        self.crew.add_gradients(self.learning)
         norm = float(
             torch.nn.utils.clip_grad_norm_(
                 self.learning, math.inf if spec.clip is None else spec.clip
@@ -201,8 +205,7 @@ class _Run:
         progress.step += 1
         progress.losses.append(loss)
         progress.seconds += time.perf_counter() - start
-        if self.on_step is not None:
-            tokens = sum(batch.tokens() for batch in group)
+        if self.on_step is not None and self.crew.leads:
             info = StepInfo(
                 progress.step,
                 self.total,
@@ -217,20 +220,28 @@ class _Run:
             )
             self.on_step(info)
 
-    def _accumulate(self, group: Sequence[TrainBatch]) -> tuple[float, float, float | None]:
-        """Backward through every pass of the step; returns loss, summed NLL, KL a token.
+    def _accumulate(
+        self, group: Sequence[tuple[int, TrainBatch]]
+    ) -> tuple[float, float, float | None, int]:
+        """Backward through this process's passes; returns the step's loss, NLL, KL and tokens.
 
-        Each pass is divided by the step's own total, so the cut into passes does not matter.
+        Each pass is divided by the step's own total, so neither the cut into passes nor the
+        number of processes matters. NLL is summed, KL a token.
         """
         spec, bound = self.spec, self.deltas.bound
-        tokens = sum(batch.tokens() for batch in group)
-        over = tokens if spec.reduction == "mean" else sum(batch.rows for batch in group)
+        counts = self.crew.total(
+            sum(batch.tokens() for _, batch in group),
+            sum(batch.rows for _, batch in group),
+            sum(int((b.predicting() & b.benign[:, None]).sum()) for _, b in group),
+        )
+        tokens, rows, benign = (int(count) for count in counts)
+        over = tokens if spec.reduction == "mean" else rows
         if spec.objective == "dpo":
-            over = sum(batch.rows for batch in group) // 2
-        benign = sum(int((b.predicting() & b.benign[:, None]).sum()) for b in group)
+            over = rows // 2
         with_kl = spec.kl_weight > 0 and benign > 0
         total, nll, kl = 0.0, 0.0, 0.0
-        for batch in (batch.to(bound.device) for batch in group):
+        for place, batch in ((place, batch.to(bound.device)) for place, batch in group):
+            torch.manual_seed(_mixed(spec.seed, self.progress.step, place))  # of dropout
             drifts = with_kl and bool(batch.benign.any())
             if drifts:
                 with self.deltas.off():
@@ -249,7 +260,8 @@ class _Run:
                 loss = loss + spec.kl_weight * drift
                 kl += float(drift.detach())
             loss.backward()  # type: ignore[no-untyped-call]
-        return total + spec.kl_weight * kl, nll, kl if with_kl else None
+        total, nll, kl = self.crew.total(total, nll, kl)
+        return total + spec.kl_weight * kl, nll, kl if with_kl else None, tokens
 
     def _look(self, epoch_ends: bool) -> None:
         """Validate and save where the spec says so."""
@@ -270,10 +282,14 @@ class _Run:
             self._save()
 
 
-def _group(items: Sequence[TrainBatch], place: int, spec: FitSpec) -> list[TrainBatch]:
+def _group(
+    items: Sequence[TrainBatch], place: int, spec: FitSpec, crew: Crew
+) -> list[tuple[int, TrainBatch]]:
+    """This process's passes of a step, with their places in it."""
     first = place * spec.accumulate
-    group = [items[i] for i in range(first, min(first + spec.accumulate, len(items)))]
-    widest = max(batch.rows for batch in group)
+    places = range(first, min(first + spec.accumulate, len(items)))
+    group = [(number, items[where]) for number, where in crew.share(places)]
+    widest = max((batch.rows for _, batch in group), default=0)
     if widest > spec.micro_batch:
         raise ConfigError(
             f"a batch holds {widest} rows and micro_batch is {spec.micro_batch}. Cut the batches"
@@ -282,5 +298,6 @@ def _group(items: Sequence[TrainBatch], place: int, spec: FitSpec) -> list[Train
     return group
 
 
-def _mixed(seed: int, step: int) -> int:
-    return int.from_bytes(hashlib.sha256(f"{seed}/{step}".encode()).digest()[:7], "big")
+def _mixed(seed: int, *places: int) -> int:
+    text = "/".join(map(str, (seed, *places)))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
