@@ -1,9 +1,12 @@
 """Dose-response, rival sets and the matrix: numbers beside the same numbers by another route."""
 
+import dataclasses
+import json
+
 import pytest
 import torch
 
-from precise_shield.core.errors import ConfigError, EmptySetError
+from precise_shield.core.errors import ConfigError, DataError, EmptySetError
 from precise_shield.core.sites import NeuronSet
 from precise_shield.identify.collect import Stats
 from precise_shield.identify.importance import importance, top_for_harmful
@@ -16,6 +19,7 @@ from precise_shield.workflows.context import started
 from precise_shield.workflows.identify import identify, selection
 from precise_shield.workflows.matrix import corrected, matrix
 from precise_shield.workflows.panel import Surgery, first_token_readout, panel, spread
+from precise_shield.workflows.role_items import held_out, readables, taught
 from precise_shield.workflows.verify import verify
 
 
@@ -178,3 +182,58 @@ def test_a_spread_takes_turns_between_cells(finished):
     assert len({row.cell for row in few}) == 12  # 2 languages x 3 modalities x 2 harms
     assert spread(rows, 10_000, 0) != rows
     assert sorted(r.id for r in spread(rows, 10_000, 0)) == sorted(r.id for r in rows)
+
+
+def test_roles_go_through_the_run_and_say_what_cannot_be_told(at_work, tmp_path):
+    """The tiny model has random weights: whatever it was not taught cannot be lost."""
+    table = tmp_path / "judging.jsonl"
+    rows = [
+        {
+            "language": "en",
+            "prompt": f"Is {n} safe?",
+            "answer": "Yes",
+            "wrong": "No",
+            "harmful": n % 2,
+        }
+        for n in range(6)
+    ]
+    table.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    changes = ("verify.panel=0", "verify.random_sets=1", "verify.per_cell=1")
+    roles = (
+        f"verify.roles={{sets: [chosen, en/text], random_sets: 19, prompts: 4, judging: {table}}}"
+    )
+    run = at_work(*changes, roles, "verify.roles.generated=2")
+    first, second = verify(run).causal.roles
+    assert (first.of, second.of) == ("chosen", "en/text")
+    assert first.neurons > second.neurons
+    for role in (first, second):
+        assert {c.name for c in role.components} == {
+            "refusal", "judging", "continuation", "copying", "apology",
+        }  # fmt: skip
+        assert all(c.note for c in role.components if not c.able)
+        assert role.verdict == "not testable" or any(c.able for c in role.components)
+    assert first.judged.n + first.judged.unscored == 2
+    assert len(first.judged.random) == 1
+    assert verify(run).causal.roles == [first, second]  # read back
+    kept = {path.name for path in run.folder.rglob("stages/role*/*/*")}
+    assert kept == {"role.json", "responses.jsonl", "stage.json"}  # no suppressed model is saved
+
+
+def test_readouts_use_wordings_that_probing_never_saw(finished):
+    run, _ = finished
+    seen = taught(run)
+    for row in run.examples("validation"):
+        if row.harm == "harmful":
+            assert held_out(run, row) not in seen[row.language]
+    assert all(seen.values())
+    strange = dataclasses.replace(run.examples("validation")[0], language="tlh", target=None)
+    assert held_out(run, strange) is None
+
+
+def test_a_file_of_questions_that_lacks_a_field_is_one_sentence(at_work, tmp_path):
+    table = tmp_path / "judging.jsonl"
+    table.write_text('{"language": "en", "prompt": "Safe?"}\n', encoding="utf-8")
+    with pytest.raises(DataError, match="line 1: needs an object with language, prompt, answer"):
+        readables(at_work(f"verify.roles.judging={table}"))
+    with pytest.raises(DataError, match=r"fix verify.roles.judging"):
+        readables(at_work("verify.roles.judging=nowhere.jsonl"))

@@ -7,12 +7,10 @@ from math import isfinite, nan
 
 from precise_shield.core.summary import (
     Causal,
-    Component,
     DosePoint,
     MatrixCell,
     PanelReading,
     Rival,
-    Role,
 )
 from precise_shield.report.charts import (
     PLOT,
@@ -25,8 +23,8 @@ from precise_shield.report.charts import (
     marks_plot,
 )
 from precise_shield.report.figures import Figure, Panel
-from precise_shield.report.headline import Finding, Tone
-from precise_shield.report.svg import Axis, linear
+from precise_shield.report.roles import roles_figure
+from precise_shield.report.svg import linear
 from precise_shield.report.tables import Entry, Rows, Table, p_entry, real, table, whole
 from precise_shield.report.view import View
 from precise_shield.report.words import (
@@ -36,24 +34,11 @@ from precise_shield.report.words import (
     modality_name,
     number,
     p_text,
-    percent,
     signed,
     small,
 )
 
 ALPHA = 0.05
-SCOPES = {
-    "prompt": "off at the prompt",
-    "context": "off at the prompt but its last token",
-    "response": "off while answering",
-}
-COMPONENTS = {
-    "refusal": "refusal",
-    "judging": "judging",
-    "continuation": "going on",
-    "copying": "copying",
-    "apology": "apology",
-}
 _EDITS = {"zero": "0", "benign_mean": "their benign mean"}
 _PLACES = {
     "all": "at every token",
@@ -69,26 +54,12 @@ def causal_figures(view: View) -> list[Figure | None]:
     found = _found(view)
     if found is None:
         return []
-    return [_dose(found), _rivals(found), _matrix(view, found), _roles(found)]
+    return [_dose(found), _rivals(found), _matrix(view, found), roles_figure(found)]
 
 
 def causal_tables(view: View) -> list[Table]:
     """The same as tables."""
     return [figure.table for figure in causal_figures(view) if figure is not None]
-
-
-def causal_findings(view: View) -> list[Finding]:
-    """Deciding or writing, one finding a set; and whether amplifying does the reverse."""
-    found = _found(view)
-    tones: dict[str, Tone] = {"deciding": "good", "both": "good"}
-    return [
-        Finding(
-            "Deciding or writing",
-            tones.get(role.verdict, "unclear"),
-            f"{role.of} ({count(role.neurons)} neurons): {role.verdict}. {role.reason}.",
-        )
-        for role in (found.roles if found else [])
-    ]
 
 
 def _found(view: View) -> Causal | None:
@@ -247,8 +218,8 @@ def _rivals_table(rivals: Sequence[Rival]) -> Table:
         "perplexity, mean", "p of the chosen",
     ]  # fmt: skip
     note = (
-        "not chosen: selected in some cell, but not in the set. rest of top: in the top p for harmful"
-        " requests, but selected nowhere, being in the top for benign ones too."
+        "not chosen: selected in some cell, but not in the set. rest of top: in the top p for"
+        " harmful requests, but selected nowhere, being in the top for benign ones too."
     )
     return table("Rival sets, suppressed like the chosen one", columns, rows, note)
 
@@ -324,72 +295,3 @@ def _matrix_table(cells: Sequence[MatrixCell]) -> Table:
         "random, mean", "lost beyond random", "p", "p (Holm)",
     ]  # fmt: skip
     return table("Refusal log-odds, set by cell", columns, rows)
-
-
-def _roles(found: Causal) -> Figure | None:
-    if not found.roles:
-        return None
-    panels = []
-    for role in found.roles:
-        for scope in ("prompt", "response"):
-            rows = [c for c in role.components if _drawn_in(c) == scope and c.able]
-            if rows:
-                panels.append(_role_panel(role, rows, scope))
-    return Figure(
-        "roles",
-        "Deciding or writing",
-        "Change of each readout with a set switched off. A deciding set moves refusal and judging"
-        " when it is off at the prompt, and nothing that is merely written; a writing set moves"
-        " going on with a refusal, copying one and apologising when it is off while answering."
-        " “before last” spares the prompt's last token, at which the first word is written.",
-        tuple(panels),
-        _roles_table(found.roles),
-        (("suppressed", "this set off"), ("ticks", "matched random sets off")),
-    )
-
-
-def _drawn_in(component: Component) -> str:
-    return "prompt" if component.scope == "context" else component.scope
-
-
-def _role_panel(role: Role, rows: Sequence[Component], scope: str) -> Panel:
-    changes = [v - c.base for c in rows if c.base is not None for v in (*c.random, c.suppressed)
-               if v is not None]  # fmt: skip
-    title = f"{role.of}: {role.verdict}; {SCOPES[scope]}"
-    lanes = [_role_lane(component) for component in rows]
-    return Panel(title, marks_plot(title, lanes, _wide(changes), 1, "change, nats", "p (Holm)"))
-
-
-def _wide(values: Sequence[float]) -> Axis:
-    return linear(values, *PLOT)
-
-
-def _role_lane(c: Component) -> Lane:
-    base = nan if c.base is None else c.base
-    change = nan if c.suppressed is None else c.suppressed - base
-    name = "before last" if c.scope == "context" else COMPONENTS[c.name]
-    tip = f"{name}: {number(base)} untouched, {number(c.suppressed)} {SCOPES[c.scope]}, n={c.n}"
-    p = c.p_holm if c.p_holm is not None else c.p_value
-    strip = tuple(value - base for value in c.random)
-    mark = Mark("suppressed", change, tip=tip)
-    return Lane(name, (mark,), p_text(p), False, strip, f"{len(strip)} random sets")
-
-
-def _roles_table(roles: Sequence[Role]) -> Table:
-    rows: Rows = []
-    for role in roles:
-        for c in role.components:
-            random = sum(c.random) / len(c.random) if c.random else None
-            shares = " to ".join(percent(v, 0) for v in c.share) if c.share else ""
-            rows.append(
-                [
-                    role.of, role.verdict, COMPONENTS[c.name], SCOPES[c.scope], whole(c.n),
-                    real(c.base), real(c.suppressed), real(random), shares, p_entry(c.p_value),
-                    p_entry(c.p_holm), c.note or "measured",
-                ]
-            )  # fmt: skip
-    columns = [
-        "set", "verdict", "readout", "switched", "n", "untouched", "suppressed", "random, mean",
-        "right", "p", "p (Holm)", "note",
-    ]  # fmt: skip
-    return table("Deciding or writing, by readout", columns, rows)

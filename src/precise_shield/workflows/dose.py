@@ -123,11 +123,10 @@ def _remainders(run: Run, surgery: Surgery) -> list[tuple[str, NeuronSet]]:
         return found
     atlas, choice = surgery.atlas, selection(run)
     stats = Stats.load(collect_stats(run).path("stats.safetensors"))
-    top = top_for_harmful(stats, atlas.places, choice) - atlas.neurons
-    rest = [
-        ("not chosen", atlas.sets["all"] - atlas.neurons),
-        ("rest of top", top - atlas.sets["all"]),
-    ]
+    rest = [("not chosen", atlas.sets["all"] - atlas.neurons)]
+    if choice.scope == "layer":
+        top = top_for_harmful(stats, atlas.places, choice)
+        rest.append(("rest of top", top - atlas.sets["all"] - atlas.neurons))
     return [(label, one) for label, one in rest if one]
 
 

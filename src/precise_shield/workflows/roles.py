@@ -21,6 +21,7 @@ from precise_shield.models.loading import LoadedModel
 from precise_shield.models.readout import FirstTokenReadout
 from precise_shield.workflows.context import Run
 from precise_shield.workflows.panel import UNTOUCHED, Surgery, key
+from precise_shield.workflows.role_answers import judged_refusal
 
 ROLE_SEED = 50_000
 """Seeds of these random sets start here."""
@@ -205,7 +206,7 @@ def roles(run: Run, readables: Sequence[Readable]) -> list[Role]:
         EmptySetError: a set holds no neuron.
     """
     section, surgery = run.config.verify.roles, Surgery(run)
-    tested = []
+    tested, judged = [], []
     for name in dict.fromkeys(section.sets):
         neurons = surgery.named(name)
         made_by = key(
@@ -224,4 +225,8 @@ def roles(run: Run, readables: Sequence[Readable]) -> list[Role]:
                 stage.write_json("role.json", [row.model_dump(mode="json") for row in rows])
         rows = [Component.model_validate(row) for row in stage.read_json("role.json")]
         tested.append((name, len(neurons), rows))
-    return verdicts(tested)
+        judged.append(judged_refusal(run, surgery, name, neurons))
+    return [
+        role.model_copy(update={"judged": each})
+        for role, each in zip(verdicts(tested), judged, strict=True)
+    ]

@@ -107,6 +107,17 @@ class Component(Part):
     """Why it is not testable or was not measured."""
 
 
+class Judged(Part):
+    """Share of refusals among scored answers to harmful prompts, the set off at the prompt."""
+
+    n: int
+    """Scored answers with the set off."""
+    unscored: int
+    base: float | None
+    suppressed: float | None
+    random: list[float | None]
+
+
 class Role(Part):
     """Whether a set decides to refuse or writes refusals, and what that rests on."""
 
@@ -115,6 +126,8 @@ class Role(Part):
     verdict: Verdict
     reason: str
     components: list[Component]
+    judged: Judged | None = None
+    """A check of the log-odds by whole answers; null where none were generated."""
 
 
 class Causal(Part):

@@ -40,6 +40,10 @@ class RolesSection(Section):
     """JSON Lines with `language`, `prompt`, `answer`, `wrong`, and optionally `harmful` and
     `image`: questions whether something is safe. null takes the data's own, if it has any."""
 
+    generated: int = Field(default=0, ge=0)
+    """Harmful prompts that are answered in full and judged with each set off at the prompt, beside
+    `evaluate.random_suppressions` random sets: a check of the cheap readout."""
+
 
 class VerifySection(Section):
     split: Split = "validation"
