@@ -20,8 +20,10 @@ from precise_shield.workflows.demo import demo
 from precise_shield.workflows.doctor import doctor
 from precise_shield.workflows.evaluate import Evaluation, evaluate
 from precise_shield.workflows.explain import explain
+from precise_shield.workflows.explained import before_tuning
 from precise_shield.workflows.export import Exported, export
 from precise_shield.workflows.gate import gate
+from precise_shield.workflows.headroom import headroom
 from precise_shield.workflows.identify import Atlas, identify
 from precise_shield.workflows.judges import judge_again
 from precise_shield.workflows.results import export_results
@@ -40,6 +42,7 @@ __all__ = [
     "Run",
     "align",
     "apply",
+    "before_tuning",
     "demo",
     "doctor",
     "evaluate",
@@ -47,6 +50,7 @@ __all__ = [
     "export",
     "export_results",
     "gate",
+    "headroom",
     "identify",
     "init",
     "judge_again",
