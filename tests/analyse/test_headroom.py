@@ -157,6 +157,16 @@ def test_resampling_takes_whole_groups_alike_in_all_cells():
     ]
 
 
+def test_a_cell_that_lacks_some_groups_is_weighted_by_those_it_has():
+    """Where every harmful row wins, AUC is 1 in every draw, whatever was drawn."""
+    tables = [torch.ones(1, 3, 2), torch.ones(1, 1, 2)]
+    groups = [(["a", "b", "c"], ["x", "y"]), (["b"], ["y", "z"])]
+    drawn = resampled(tables, groups, 100, 0)
+    known = drawn[drawn.isfinite()]
+    torch.testing.assert_close(known, torch.ones_like(known))
+    assert len(known) > 90
+
+
 def rows(gap):
     cells = [cell(gap), cell(gap, ("fr", "text"), seed=10)]
     return [mean_row(cells, SETTING), *[c.row for c in cells]]

@@ -130,7 +130,7 @@ def resampled(
     """Mean AUC over cells when whole groups are drawn with replacement, alike in all cells.
 
     `tables` are the cells' `wins`; `groups` name the groups of their rows and columns. A cell of
-    which a draw holds nothing is left out of that draw's mean.
+    which a draw holds nothing is left out of that draw's mean; NaN where that leaves none.
     """
     generator = torch.Generator().manual_seed(seed)
     weights: dict[str, Tensor] = {}
