@@ -295,30 +295,34 @@ def grouped_auc(
     values = np.asarray(scores, np.float64)
     if np.isnan(values).any():
         raise NumericError(f"{int(np.isnan(values).sum())} of {values.size} scores are NaN")
-    ones = [i for i, yes in enumerate(positive) if yes]
-    zeros = [i for i, yes in enumerate(positive) if not yes]
-    same = np.array([[strata[i] == strata[j] for j in zeros] for i in ones], dtype=bool)
-    if not same.any():
+    yes = np.asarray(positive, bool)
+    kinds = {stratum: i for i, stratum in enumerate(dict.fromkeys(strata))}
+    where = np.array([kinds[stratum] for stratum in strata], dtype=int)
+    high_groups, owner = _numbered(groups, yes)
+    low_groups, other = _numbered(groups, ~yes)
+    wins, pairs = np.zeros((low_groups, high_groups)), np.zeros((low_groups, high_groups))
+    n = 0
+    for kind in kinds.values():
+        ones, zeros = np.flatnonzero(yes & (where == kind)), np.flatnonzero(~yes & (where == kind))
+        if len(ones) and len(zeros):
+            n += len(ones) + len(zeros)
+            above = values[ones][None] - values[zeros][:, None]
+            place = np.ix_(other[zeros], owner[ones])
+            np.add.at(wins, place, (above > 0) + 0.5 * (above == 0))
+            np.add.at(pairs, place, 1.0)
+    if not n:
         return NOTHING
-    above = values[ones][:, None] - values[zeros][None]
-    wins = np.where(same, (above > 0) + 0.5 * (above == 0), 0.0)
-    high_groups, wins = _summed(wins, [groups[i] for i in ones])
-    _, pairs = _summed(same.astype(float), [groups[i] for i in ones])
-    low_groups, wins = _summed(wins.T, [groups[j] for j in zeros])
-    _, pairs = _summed(pairs.T, [groups[j] for j in zeros])
     rng = np.random.default_rng(seed)
     first = rng.multinomial(high_groups, np.full(high_groups, 1 / high_groups), size=draws)
     second = rng.multinomial(low_groups, np.full(low_groups, 1 / low_groups), size=draws)
     drawn = _shares(((second @ wins) * first).sum(1), ((second @ pairs) * first).sum(1))
     value = float(wins.sum() / pairs.sum())
     low, high = _share_interval(drawn, min(high_groups, low_groups), value)
-    n = int(same.any(1).sum() + same.any(0).sum())
     return Company(value, low, high, n)
 
 
-def _summed(table: Array, owners: Sequence[str]) -> tuple[int, Array]:
-    """Sum rows by owner: how many owners, and `[owners, columns]`."""
-    order = {name: i for i, name in enumerate(sorted(set(owners)))}
-    sums = np.zeros((len(order), table.shape[1]))
-    np.add.at(sums, [order[name] for name in owners], table)
-    return len(order), sums
+def _numbered(groups: Sequence[str], kept: NDArray[np.bool_]) -> tuple[int, NDArray[np.int64]]:
+    """How many groups the kept rows have, and each row's number among them."""
+    there = {name for name, keep in zip(groups, kept.tolist(), strict=True) if keep}
+    order = {name: i for i, name in enumerate(sorted(there))}
+    return len(order), np.array([order.get(name, -1) for name in groups], dtype=np.int64)

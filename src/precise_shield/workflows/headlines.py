@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 
 from precise_shield.core.rates import Rate, or_null
 from precise_shield.core.records import Example, Response, Verdict
@@ -19,7 +20,7 @@ from precise_shield.evaluate.headlines import (
     worst_of,
 )
 from precise_shield.evaluate.measures import MEASURES, Outcomes, outcomes
-from precise_shield.evaluate.reading import Identify, clean, load_identifier
+from precise_shield.evaluate.reading import clean, load_identifier
 from precise_shield.evaluate.statistics import effective_size
 from precise_shield.models.likelihood import first_token_ids
 from precise_shield.models.readout import FirstTokenReadout
@@ -42,14 +43,14 @@ def headlines(
     attack = outcomes(examples, verdicts, "attack_success", rule)
     refused = outcomes(examples, verdicts, "refusal_harmful", rule)
     odds = _log_odds(run, states, examples)
-    identify = load_identifier()
+    tell = _telling()
     rows: list[HeadlineRow] = []
     for name in (condition.name for condition in conditions):
         found: dict[Figure, Company] = {
             **(_separation(examples, odds[name]) if name in odds else {}),
             **_places(examples, attack[name], high),
             **_across(examples, refused[name]),
-            "response_language": _language(examples, responses[name], identify),
+            "response_language": _language(examples, responses[name], tell),
         }
         rows += [_row(name, figure, company) for figure, company in found.items()]
     return Headlines(rows=rows, breakdown=list(_breakdown(examples, verdicts, rule)))
@@ -91,14 +92,19 @@ def _across(examples: Sequence[Example], column: Outcomes) -> dict[Figure, Compa
     }
 
 
+def _telling() -> Callable[[str, str], bool | None]:
+    """Whether a text is in a language; equal answers of several conditions are read once."""
+    identify = load_identifier()
+    return lru_cache(maxsize=None)(lambda text, language: in_language(text, language, identify))
+
+
 def _language(
-    examples: Sequence[Example], said: Sequence[Response], identify: Identify | None
+    examples: Sequence[Example],
+    said: Sequence[Response],
+    tell: Callable[[str, str], bool | None],
 ) -> Company:
     by_id = {example.id: example for example in examples}
-    column = {
-        each.example: in_language(clean(each.text), by_id[each.example].language, identify)
-        for each in said
-    }
+    column = {each.example: tell(clean(each.text), by_id[each.example].language) for each in said}
     return of_rate(column, {name: example.group for name, example in by_id.items()})
 
 
