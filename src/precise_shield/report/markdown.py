@@ -21,6 +21,7 @@ from precise_shield.report.headline import (
 )
 from precise_shield.report.headlines import headline_tables
 from precise_shield.report.judging import judging_tables
+from precise_shield.report.origins import data_tables
 from precise_shield.report.sureness import sureness_tables
 from precise_shield.report.tables import (
     MEASURE_NAMES,
@@ -79,7 +80,7 @@ def render_markdown(summary: Summary) -> str:
     ]
     lines += _section("Is the model safer, for whom, at what cost?", safer_findings(view))
     lines += [*_table(_measures(view)), *_table(_cells(view))]
-    for numbers in [*headline_tables(view), *utility_tables(view)]:
+    for numbers in [*headline_tables(view), *utility_tables(view), *data_tables(view)]:
         lines += _table(numbers)
     lines += _section("Can I believe it?", believe_findings(view))
     lines += _table(claims_table(view)) if summary.claims else []

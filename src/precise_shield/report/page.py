@@ -45,6 +45,7 @@ from precise_shield.report.headlines import headline_tables
 from precise_shield.report.headroom import headroom_figure
 from precise_shield.report.judging import judging_tables
 from precise_shield.report.markdown import render_markdown
+from precise_shield.report.origins import data_tables
 from precise_shield.report.overlap import modality_figure, overlap_figure
 from precise_shield.report.palette import palette_css
 from precise_shield.report.profile import counts_figure, private_figure, profile_figure
@@ -189,7 +190,7 @@ def render_html(summary: Summary, compare: Summary | None = None) -> str:
         gaps=gap_table(view, [c.name for c in summary.conditions if c.kind in _GAP_KINDS]),
         claims=claims_table(view),
         audit=audit_tables(view),
-        beside=[*headline_tables(view), *utility_tables(view)],
+        beside=[*headline_tables(view), *utility_tables(view), *data_tables(view)],
         judging=[*judging_tables(view), *gate_tables(view)],
         labels=labels_table(view),
         sets=sets_table(view),
