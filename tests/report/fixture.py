@@ -23,6 +23,7 @@ from precise_shield.core.summary import (
     ModelFacts,
     NeuronFacts,
     Overlap,
+    OwnResponses,
     RateRow,
     Readout,
     Receipt,
@@ -221,7 +222,9 @@ def _neurons(languages: Sequence[str], layers: int) -> NeuronFacts:
     ]  # fmt: skip
     return NeuronFacts(score="precise_shield", position="response_mean", p=0.03, chosen="MLS",
                        sets=sets, overlaps=overlaps, curve=curve,
-                       confidence=_confidence(sets))  # fmt: skip
+                       confidence=_confidence(sets),
+                       own_responses=[OwnResponses(cell="en/text/harmful", rows=9, kinds={
+                           "refused": 6, "complied": 2, "unclear": 1})])  # fmt: skip
 
 
 def _confidence(sets: Sequence[SetFacts]) -> Confidence:

@@ -51,7 +51,7 @@ from precise_shield.report.palette import palette_css
 from precise_shield.report.profile import counts_figure, private_figure, profile_figure
 from precise_shield.report.samples import shown_samples
 from precise_shield.report.standalone import standalone
-from precise_shield.report.sureness import sureness_figures
+from precise_shield.report.sureness import own_table, sureness_figures
 from precise_shield.report.svg import tag
 from precise_shield.report.tables import (
     claims_table,
@@ -195,6 +195,7 @@ def render_html(summary: Summary, compare: Summary | None = None) -> str:
         labels=labels_table(view),
         sets=sets_table(view),
         writes=writes_table(view),
+        own=own_table(view),
         attacks=attack_table(view),
         facts=[
             pairs_table("Model", model_facts(view)),

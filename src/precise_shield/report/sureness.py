@@ -26,8 +26,27 @@ def sureness_figures(view: View) -> list[Figure | None]:
 
 
 def sureness_tables(view: View) -> list[Table]:
-    """The same as tables."""
-    return [figure.table for figure in sureness_figures(view) if figure is not None]
+    """The same as tables, and what became of the model's own responses where it gave them."""
+    tables = [figure.table for figure in sureness_figures(view) if figure is not None]
+    own = own_table(view)
+    return tables if own is None else [*tables, own]
+
+
+KEPT = ("refused", "complied", "answered")
+
+
+def own_table(view: View) -> Table | None:
+    """Kept and dropped rows of the model's own responses; None where targets were given."""
+    found = view.summary.neurons.own_responses
+    if not found:
+        return None
+    why = sorted({kind for row in found for kind in row.kinds} - set(KEPT))
+    columns = ["cell", "rows", *KEPT, *(f"dropped: {kind}" for kind in why)]
+    rows: Rows = [
+        [row.cell, whole(row.rows), *(whole(row.kinds.get(kind, 0)) for kind in (*KEPT, *why))]
+        for row in found
+    ]
+    return table("The model's own responses, kept and dropped", columns, rows)
 
 
 def _sets_figure(view: View, found: Confidence) -> Figure | None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import statistics
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 
-from precise_shield.core.errors import ConfigError
+from precise_shield.core.errors import ConfigError, StoreError
 from precise_shield.core.records import HARMS, Cell, Example
-from precise_shield.core.store import Stage
+from precise_shield.core.store import Stage, digest
+from precise_shield.core.summary import OwnResponses
 from precise_shield.data.contrast import fold_of, require_cells
 from precise_shield.identify.collect import (
     ACTIVATION,
@@ -22,12 +25,15 @@ from precise_shield.identify.collect import (
     Stats,
     state_bytes,
 )
+from precise_shield.identify.crossed import COMPLIED, REFUSED
 from precise_shield.identify.scores import SCORES
 from precise_shield.identify.streaming import Checkpoint, fitting_batch, stream
 from precise_shield.models.encoding import Encoded, encode, lengths, plan
 from precise_shield.models.pictures import picture_rows
 from precise_shield.models.words import last_own_token
 from precise_shield.workflows.context import Run
+from precise_shield.workflows.factorial import crossed_rows
+from precise_shield.workflows.own import OwnRows, own_rows
 
 MEANING = 2
 """Part of the statistics' key; goes up when a position or quantity changes what it means."""
@@ -36,16 +42,92 @@ LARGEST = {"cuda": 512, "cpu": 64}
 """Largest batch that is tried where the configuration leaves it open, by kind of device."""
 
 
-def collect_stats(run: Run) -> Stage:
-    """The streaming pass over the probing data; its statistics serve every score and p."""
-    examples = run.examples("probe")
+@dataclass(frozen=True)
+class Collected:
+    """All passes over a run's probing data."""
+
+    key: str
+    paths: tuple[Path, ...]
+    own: tuple[OwnResponses, ...] = ()
+    """What became of the rows where the model's own responses were read."""
+
+    def stats(self) -> Stats:
+        """Everything that was collected, in one.
+
+        Raises:
+            StoreError: a file is missing or damaged.
+        """
+        first, *others = map(Stats.load, self.paths)
+        for other in others:
+            first.merge(other)
+        return first
+
+
+def collect_stats(run: Run) -> Collected:
+    """The streaming passes over the probing data; their statistics serve every score and p.
+
+    Raises:
+        EmptyCellError: a language and modality lacks one of the two harms.
+    """
+    if run.config.identify.from_stats is not None:
+        return _given(Path(run.config.identify.from_stats))
+    examples, own = _rows(run)
     cells = sorted({example.cell for example in examples})
     paired = {(c.language, c.modality) for c in cells}
     needed = [Cell(*place, harm) for place in sorted(paired) for harm in HARMS]
     require_cells(examples, needed, 2)
-    return collected(
-        Plan(run, examples), f"collect activations of {len(examples)} probing examples"
+    stages = [collected(Plan(run, examples), _what("activations", examples))]
+    for quantity, part in _more(run, examples, own):
+        stages.append(collected(part, _what(quantity.name, part.examples), quantity, cells))
+    return Collected(
+        digest([stage.key for stage in stages])[:16] if len(stages) > 1 else stages[0].key,
+        tuple(stage.path("stats.safetensors") for stage in stages),
+        () if own is None else tuple(own.facts),
     )
+
+
+def _given(path: Path) -> Collected:
+    if not path.is_file():
+        raise StoreError(f"{path} does not exist; give a stats.safetensors that a run collected.")
+    with path.open("rb") as file:
+        return Collected(hashlib.file_digest(file, "sha256").hexdigest()[:16], (path,))
+
+
+def _what(quantity: str, examples: Sequence[Example]) -> str:
+    return f"collect {quantity} of {len(examples)} probing examples"
+
+
+def _rows(run: Run) -> tuple[list[Example], OwnRows | None]:
+    """Probing rows with the responses that the main pass reads."""
+    examples = run.examples("probe")
+    if run.config.identify.responses == "given":
+        return examples, None
+    own = own_rows(run, examples)
+    return [*own.refused, *own.answered], own
+
+
+def _more(
+    run: Run, examples: list[Example], own: OwnRows | None
+) -> Iterator[tuple[Quantity, Plan]]:
+    """Further passes: what the score reads, own responses by kind, both responses to a prompt."""
+    quantity = SCORES[run.config.identify.score].quantity
+    if quantity.name != ACTIVATION.name:
+        yield quantity, Plan(run, examples)
+    if own is not None and own.complied:
+        cells = {example.cell for example in examples}
+        for variant, rows in ((REFUSED, own.refused), (COMPLIED, own.complied)):
+            here = [row for row in rows if row.cell in cells]
+            if here:
+                yield _variant(quantity, variant), Plan(run, here)
+    if run.config.identify.factorial:
+        both = crossed_rows(run.loaded, examples)
+        cap = min(median_length(run, rows) for rows in both.values())
+        for variant, rows in both.items():
+            yield _variant(quantity, variant), Plan(run, rows, cap)
+
+
+def _variant(quantity: Quantity, suffix: str) -> Quantity:
+    return replace(quantity, name=quantity.name + suffix)
 
 
 @dataclass
@@ -55,6 +137,9 @@ class Plan:
     run: Run
     examples: Sequence[Example]
     """Their targets are the responses."""
+
+    cap: int | None = None
+    """Response positions that count; None takes the shorter arm's median."""
 
     @property
     def responses(self) -> list[str]:
@@ -85,7 +170,8 @@ class Plan:
 
     def make(self) -> Callable[[list[int]], Batch]:
         """What turns indices into a batch; looks at all responses once."""
-        loaded, cap, responses = self.run.loaded, _response_cap(self), self.responses
+        loaded, responses = self.run.loaded, self.responses
+        cap = self.cap or median_length(self.run, self.examples)
 
         def batch(index: list[int]) -> Batch:
             rows = [self.examples[i] for i in index]
@@ -131,20 +217,23 @@ class Plan:
 
 
 def collected(
-    plan: Plan, what: str, quantity: Quantity = ACTIVATION, name: str = "collect"
+    plan: Plan, what: str, quantity: Quantity = ACTIVATION, cells: list[Cell] | None = None
 ) -> Stage:
     """A stage with `stats.safetensors`; an interrupted one goes on where it was saved last."""
-    run, cells = plan.run, sorted({example.cell for example in plan.examples})
+    run = plan.run
+    cells = sorted({example.cell for example in plan.examples}) if cells is None else cells
     _check_pictures(plan, quantity)
     made_by = run.made_by(
         plan.examples,
         meaning=MEANING,
         positions=plan.positions,
+        **({} if quantity.name == ACTIVATION.name else {"quantity": quantity.name}),
+        **({} if plan.cap is None else {"cap": plan.cap}),
         **({"categories": True} if run.config.identify.categories else {}),
         **_searched(run),
         **({} if set(plan.folded) >= set(plan.positions) else {"folded": plan.folded}),
     )
-    stage = run.store.stage(name, made_by)
+    stage = run.store.stage("collect", made_by)
     with run.working(stage, what) as todo:
         if todo:
             _stream(plan, stage, cells, quantity).save(stage.path("stats.safetensors"))
@@ -157,10 +246,11 @@ def _check_pictures(plan: Plan, quantity: Quantity) -> None:
     if "vision" not in plan.run.config.identify.towers:
         return
     picture_rows(plan.run.loaded.model_type)
-    asked = {quantity, SCORES[plan.run.config.identify.score].quantity} - {ACTIVATION}
+    wanted = SCORES[plan.run.config.identify.score].quantity.name
+    asked = {quantity.name.partition("@")[0], wanted} - {ACTIVATION.name}
     if asked:
         raise ConfigError(
-            f"the score takes {asked.pop().name}, read at positions in the text; the vision"
+            f"the score takes {asked.pop()}, read at positions in the text; the vision"
             " tower has scores of its activations: precise_shield, one_anchor,"
             " contrastive_difference, effect_size. Set identify.score or identify.towers."
         )
@@ -189,12 +279,14 @@ def _stream(plan: Plan, stage: Stage, cells: list[Cell], quantity: Quantity) -> 
     size = state_bytes(run.bound, len(cells), len(folded), loose)
     run.reporter.say(f"statistics take {size / 2**20:.0f} MiB, however many examples")
     batch_size = section.batch_size
+    if batch_size is not None and quantity.batch_size is not None:
+        batch_size = min(batch_size, quantity.batch_size)
     seeing = "vision" in section.towers
     if seeing and picture_rows(run.loaded.model_type) == "tiles":
         batch_size = 1
     if batch_size is None:
         longest = plan.longest(LARGEST.get(run.loaded.device.type, 64))
-        batch_size = fitting_batch(run.bound, longest, make, quantity)
+        batch_size = fitting_batch(run.bound, longest[: quantity.batch_size], make, quantity)
         run.reporter.say(f"{batch_size} examples a forward pass fit memory")
     checkpoint = Checkpoint(stage.path("unfinished.safetensors"), section.checkpoint_seconds)
     if checkpoint.path.is_file():
@@ -213,12 +305,12 @@ def _stream(plan: Plan, stage: Stage, cells: list[Cell], quantity: Quantity) -> 
         )
 
 
-def _response_cap(plan: Plan) -> int:
-    """Response positions that count: the shorter arm's median, so that both arms are cut alike."""
-    tokenizer = plan.run.loaded.tokenizer
+def median_length(run: Run, examples: Sequence[Example]) -> int:
+    """Median tokens of a response in the shorter arm: both arms are cut to that."""
     arms: dict[str, list[int]] = {"harmful": [], "benign": []}
-    for example, text in zip(plan.examples, plan.responses, strict=True):
-        arms[example.harm].append(len(tokenizer(text, add_special_tokens=False)["input_ids"]))
+    for example in examples:
+        ids = run.loaded.tokenizer(example.target or "", add_special_tokens=False)["input_ids"]
+        arms[example.harm].append(len(ids))
     return max(1, round(min(statistics.median(sizes) for sizes in arms.values() if sizes)))
 
 

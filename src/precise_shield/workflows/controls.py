@@ -8,7 +8,6 @@ from torch import Tensor
 
 from precise_shield.core.controls import matched_random
 from precise_shield.core.sites import NeuronSet, Site
-from precise_shield.identify.collect import Stats
 from precise_shield.workflows.collecting import collect_stats
 from precise_shield.workflows.context import Run
 from precise_shield.workflows.identify import Atlas
@@ -20,7 +19,7 @@ def features(run: Run) -> dict[Site, Float[Tensor, "width k"]]:
     Shapes: `[width, 2]`: log of the down-projection column's norm, and mean absolute
         activation on benign probing examples, averaged over their cells.
     """
-    stats = Stats.load(collect_stats(run).path("stats.safetensors"))
+    stats = collect_stats(run).stats()
     benign = [cell for cell in stats.cells if cell.harm == "benign"]
     position = run.config.identify.position
     rows = {}

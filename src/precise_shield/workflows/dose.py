@@ -8,7 +8,6 @@ from precise_shield.core.controls import matched_random
 from precise_shield.core.errors import EmptySetError
 from precise_shield.core.sites import NeuronSet
 from precise_shield.core.summary import DosePoint, PanelFacts, PanelReading, Rival
-from precise_shield.identify.collect import Stats
 from precise_shield.identify.importance import importance, top_for_harmful
 from precise_shield.intervene.edits import scale
 from precise_shield.workflows.collecting import collect_stats
@@ -99,7 +98,7 @@ def _sets(run: Run, surgery: Surgery) -> list[Group]:
 def _equals(run: Run, surgery: Surgery, count: int) -> list[NeuronSet]:
     """Other neurons at the same sites that are nearest in the score, place by place."""
     atlas = surgery.atlas
-    stats = Stats.load(collect_stats(run).path("stats.safetensors"))
+    stats = collect_stats(run).stats()
     columns = importance(stats, atlas.places, selection(run))
     return [
         matched_random(
@@ -122,7 +121,7 @@ def _remainders(run: Run, surgery: Surgery) -> list[tuple[str, NeuronSet]]:
                 raise EmptySetError(f"the remainder {name!r} holds no neuron; leave it out.")
         return found
     atlas, choice = surgery.atlas, selection(run)
-    stats = Stats.load(collect_stats(run).path("stats.safetensors"))
+    stats = collect_stats(run).stats()
     rest = [("not chosen", atlas.sets["all"] - atlas.neurons)]
     if choice.scope == "layer":
         top = top_for_harmful(stats, atlas.places, choice)

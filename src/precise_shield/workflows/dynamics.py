@@ -20,7 +20,6 @@ from precise_shield.core.summary.dynamics import (
     Writes,
     WrittenNeuron,
 )
-from precise_shield.identify.collect import Stats
 from precise_shield.identify.readout import Asked, Picked, drivers, strongest, written
 from precise_shield.intervene.influence import Influence, Pass, by_layer, influence
 from precise_shield.models.encoding import Encoded, encode, plan
@@ -122,7 +121,7 @@ def writes(run: Run, atlas: Atlas) -> Writes | None:
         stage, f"what {section.neurons} neurons write, on {len(prompts)} prompts"
     ) as todo:
         if todo:
-            stats = Stats.load(collected.path("stats.safetensors"))
+            stats = collected.stats()
             picked = strongest(stats, atlas.neurons, run.config.identify.position, section.neurons)
             stage.write_json("writes.json", _read(run, picked, prompts).model_dump())
     return Writes.model_validate(stage.read_json("writes.json"))

@@ -35,9 +35,12 @@ def explain(run: Run) -> NeuronFacts:
     stage = run.store.stage("explain", made_by)
     with run.working(stage, f"explain: {section.draws} draws of shuffled labels") as todo:
         if todo:
-            stats = Stats.load(collected.path("stats.safetensors"))
+            stats = collected.stats()
             stage.write_json(
-                "explain.json", _facts(run, atlas, stats, stage).model_dump(mode="json")
+                "explain.json",
+                _facts(run, atlas, stats, stage)
+                .model_copy(update={"own_responses": list(collected.own)})
+                .model_dump(mode="json"),
             )
     return read_facts(stage)
 

@@ -55,7 +55,7 @@ def identify(run: Run) -> Atlas:
     stage = run.store.stage("identify", made_by)
     with run.working(stage, "identify") as todo:
         if todo:
-            stats = Stats.load(collected.path("stats.safetensors"))
+            stats = collected.stats()
             sets = select(stats, selection(run), section.anchor)
             sets[section.chosen] = require(section.chosen, evaluate(section.chosen, sets), sets)
             stage.write_json("neurons.json", _to_json(sets, section.chosen, stats, selection(run)))

@@ -20,7 +20,6 @@ from precise_shield.core.sites import NeuronSet, Site
 from precise_shield.core.store import digest
 from precise_shield.core.summary import PanelReading
 from precise_shield.data.contrast import by_cell
-from precise_shield.identify.collect import Stats
 from precise_shield.identify.select import evaluate
 from precise_shield.intervene.edits import Edit, intervening, replace, suppress
 from precise_shield.intervene.scopes import Scope
@@ -53,7 +52,7 @@ class Surgery:
     @cached_property
     def _means(self) -> dict[Site, Float[Tensor, " width"]]:
         """Mean activation on benign probing examples, each cell counting once."""
-        stats = Stats.load(collect_stats(self.run).path("stats.safetensors"))
+        stats = collect_stats(self.run).stats()
         position = self.run.config.identify.position
         benign = [cell for cell in stats.cells if cell.harm == "benign"]
         means = {}

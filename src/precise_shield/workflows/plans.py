@@ -11,7 +11,6 @@ from precise_shield.core.errors import EmptyCellError, EmptySetError
 from precise_shield.core.records import Example, Modality
 from precise_shield.core.sites import FEED_FORWARD, NeuronSet
 from precise_shield.core.summary import Condition
-from precise_shield.identify.collect import Stats
 from precise_shield.identify.select import Draws, contrast, evaluate, named_sets, require, whole
 from precise_shield.models.units import unit_major
 from precise_shield.workflows.collecting import collect_stats
@@ -239,7 +238,7 @@ def benign_only(run: Run, atlas: Atlas) -> NeuronSet:
         EmptySetError: no layer has any.
     """
     section = run.config.identify
-    stats = Stats.load(collect_stats(run).path("stats.safetensors"))
+    stats = collect_stats(run).stats()
     straight = whole()
     swapped = Draws(harmful=straight.benign, benign=straight.harmful)
     cells = {

@@ -25,6 +25,7 @@ from precise_shield.core.summary.causal import (
 )
 from precise_shield.core.summary.confidence import (
     Confidence,
+    OwnResponses,
     ScoreAgreement,
     SetConfidence,
     Spread,
@@ -111,6 +112,7 @@ __all__ = [
     "OriginRate",
     "Overlap",
     "OverlapCount",
+    "OwnResponses",
     "PanelFacts",
     "PanelReading",
     "Part",

@@ -80,3 +80,12 @@ class Confidence(Part):
     scores: list[ScoreAgreement] = Field(default_factory=list)
     skipped: list[str] = Field(default_factory=list)
     """Registered scores that need something that was not collected."""
+
+
+class OwnResponses(Part):
+    """What became of one cell's probing rows where the model's own responses were taken."""
+
+    cell: str
+    rows: int
+    kinds: dict[str, int]
+    """`refused`, `complied` and `answered` were kept; any other word says why a row was dropped."""

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from precise_shield.core.summary.base import Part
-from precise_shield.core.summary.confidence import Confidence
+from precise_shield.core.summary.confidence import Confidence, OwnResponses
 from precise_shield.core.summary.explained import Profile
 
 
@@ -76,5 +76,7 @@ class NeuronFacts(Part):
     """The chosen set at every p of the sweep."""
     confidence: Confidence | None = None
     """How sure each set is; null in summaries of runs that did not measure it."""
+    own_responses: list[OwnResponses] = Field(default_factory=list)
+    """Kept and dropped rows, cell by cell, where `identify.responses` took the model's own."""
     profile: Profile | None = None
     """Depth, privacy and neighbours of the cells' sets."""

@@ -50,6 +50,15 @@ class IdentifySection(Section):
     categories: bool = False
     """Keep statistics of each harm category too, over all languages and modalities."""
 
+    responses: Literal["given", "own_refused"] = "given"
+    """Responses that the model reads: the targets given, or its own, kept where it refused the
+    harmful and answered the benign prompts, as judged. With its own, `refused:` sets tell harmful
+    prompts that it refused from those that it answered."""
+
+    factorial: bool = False
+    """Read every prompt with a refusal and with an answer too, which gives `prompt:`, `response:`
+    and `interaction:` sets; outside the embedded world the answer is its first three tokens."""
+
     sweep: list[float] = [0.01, 0.02, 0.03, 0.05, 0.10]
     """Other values of p to show beside it."""
 
@@ -64,6 +73,9 @@ class IdentifySection(Section):
 
     draws: int = Field(default=199, ge=19)
     """Draws of shuffled labels; half-splits take a tenth of them."""
+
+    from_stats: str | None = None
+    """A `stats.safetensors` of an earlier run, to choose from it again without the model."""
 
     bootstrap: int = Field(default=100, ge=0)
     """Draws of the folds with replacement, for the confidence of every set."""
