@@ -19,9 +19,10 @@ from precise_shield.core.summary import (
     Role,
     Summary,
 )
-from precise_shield.report.causal import causal_figures, causal_tables, excess
+from precise_shield.report.causal import causal_figures, causal_tables, excess, matrix_findings
 from precise_shield.report.page import render_html, render_markdown
 from precise_shield.report.view import View
+from precise_shield.report.words import number
 
 
 def reading(drop: float, hurt: float = 0.0) -> PanelReading:
@@ -142,3 +143,18 @@ def test_foreign_set_names_are_text():
     page = render_html(with_causal(BREAKOUT))
     assert "<img src=x" not in page
     assert "<svg onload" not in page
+
+
+def test_shared_neurons_are_set_against_what_is_left_of_a_language():
+    """Every set here costs its own language 2 nats less 0.05 for its random sets."""
+    summary = with_causal()
+    cells = [c for c in summary.verification.causal.matrix if c.of in ("SS:sw", "MS:sw - SS:sw")]
+    (finding,) = matrix_findings(View(summary))
+    others = sum(excess(c) for c in cells if c.of == "SS:sw") / (len(cells) / 2)
+    assert f"and {number(others)} elsewhere" in finding.sentence  # nobody reads Swahili here
+    own = [c.model_copy(update={"language": "sw"}) for c in cells[:1]]
+    causal = summary.verification.causal.model_copy(update={"matrix": [*cells, *own]})
+    check = summary.verification.model_copy(update={"causal": causal})
+    (finding,) = matrix_findings(View(summary.model_copy(update={"verification": check})))
+    assert f"{number(excess(own[0]))} nats in their language" in finding.sentence
+    assert matrix_findings(View(realistic())) == []

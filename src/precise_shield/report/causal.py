@@ -23,6 +23,7 @@ from precise_shield.report.charts import (
     marks_plot,
 )
 from precise_shield.report.figures import Figure, Panel
+from precise_shield.report.headline import Finding
 from precise_shield.report.roles import roles_figure
 from precise_shield.report.svg import linear
 from precise_shield.report.tables import Entry, Rows, Table, p_entry, real, table, whole
@@ -266,6 +267,42 @@ def _matrix(view: View, found: Causal) -> Figure | None:
         tuple(panels),
         _matrix_table(found.matrix),
     )
+
+
+def matrix_findings(view: View) -> list[Finding]:
+    """Shared neurons against what is left of a language's own: whose refusal do they cost?"""
+    found = _found(view)
+    cells = found.matrix if found else []
+    names = {cell.of for cell in cells}
+    shared = sorted(name for name in names if name.startswith("SS:"))
+    pairs = [(name, rest) for name in shared if (rest := _rest(name)) in names]
+    if not pairs:
+        return []
+    parts = []
+    for what, place in (("shared with the anchor (SS)", 0), ("left of MS without them", 1)):
+        sets = [pair[place] for pair in pairs]
+        own, others = _losses(cells, sets)
+        size = sum({c.of: c.neurons for c in cells}[name] for name in sets) / len(sets)
+        parts.append(
+            f"those {what}, {size:.0f} on average, cost {number(own)} nats in their language and"
+            f" {number(others)} elsewhere"
+        )
+    words = f"Over {len(pairs)} languages, beyond random sets: {'; '.join(parts)}."
+    return [Finding("Shared or private", "unclear", words)]
+
+
+def _rest(shared: str) -> str:
+    return f"MS:{shared.removeprefix('SS:')} - {shared}"
+
+
+def _losses(cells: Sequence[MatrixCell], names: Sequence[str]) -> tuple[float, float]:
+    """Mean loss in the sets' own languages and in the others."""
+    here = [
+        (cell, cell.of.rsplit(":", 1)[1] == cell.language) for cell in cells if cell.of in names
+    ]
+    sides = ([excess(cell) for cell, own in here if own is side] for side in (True, False))
+    own, others = (sum(side) / len(side) if side else nan for side in sides)
+    return own, others
 
 
 def _matrix_square(cell: MatrixCell | None, most: float) -> Square | None:

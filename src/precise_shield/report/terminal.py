@@ -117,7 +117,7 @@ def _conditions(view: View) -> list[list[str]]:
 
 
 def _closing(view: View) -> list[tuple[str, str]]:
-    wanted = {"Causal check", "Random rows", "Unscored", "Stability"}
+    wanted = {"Causal check", "Deciding or writing", "Random rows", "Unscored", "Stability"}
     findings = [f for f in believe_findings(view) if f.about in wanted]
     findings += [*where_findings(view), *changed_findings(view)]
     lines = [(finding.about, finding.sentence) for finding in findings]
