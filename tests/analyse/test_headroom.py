@@ -185,6 +185,13 @@ def test_a_model_that_cannot_tell_is_warned_about():
     )
 
 
+def test_too_few_groups_are_said_to_be_too_few():
+    few = cell(9.0, ones=3)
+    words, warns = sentence([mean_row([few], SETTING), few.row])
+    assert not warns
+    assert "too few to judge" in words
+
+
 def test_without_matched_requests_the_sentence_says_that_topic_may_tell():
     ordinary = [row.model_copy(update={"contrast": "ordinary"}) for row in rows(4.0)]
     assert "topic alone may tell" in sentence(ordinary)[0]

@@ -190,9 +190,13 @@ def _told(mean: HeadroomRow, rows: Sequence[HeadroomRow]) -> str:
     few = (
         f"; {len(cells) - len(judged)} more have too few groups" if len(cells) > len(judged) else ""
     )
+    beyond = (
+        f"beyond shuffled labels in {apart} of {len(judged)} languages and modalities{tail}{few}"
+        if judged
+        else f"each language and modality has fewer than {FEWEST} groups, too few to judge"
+    )
     return (
         f"A linear probe of the residual stream at {mean.position} tells harmful from"
         f" {_TOLD[mean.contrast]} with AUC {auc:.2f} [{low:.2f}, {high:.2f}] in layer {k}, shuffled"
-        f" labels {level:.2f}; beyond shuffled labels in {apart} of {len(judged)} languages and"
-        f" modalities{tail}{few}."
+        f" labels {level:.2f}; {beyond}."
     )

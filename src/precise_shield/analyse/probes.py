@@ -122,7 +122,7 @@ def auc_interval(auc: float, ones: int, zeros: int) -> tuple[float, float]:
 
 
 def resampled(
-    tables: Sequence[Float[Tensor, "layers ones zeros"]],
+    tables: Sequence[Float[Tensor, "layers _ _"]],
     groups: Sequence[tuple[Sequence[str], Sequence[str]]],
     draws: int,
     seed: int,
