@@ -10,6 +10,7 @@ from math import isnan
 import numpy as np
 import pytest
 
+from precise_shield.core.rates import Rate
 from precise_shield.evaluate.agreement import agreement, cohen_kappa, fleiss_kappa
 
 FLEISS_1971 = [
@@ -85,3 +86,12 @@ def test_the_interval_widens_when_translations_share_their_group():
     together = agreement(doubled, {key: key[:-1] for key in doubled[0]})
     assert apart.kappa == together.kappa
     assert together.high - together.low > 1.5 * (apart.high - apart.low)
+
+
+@pytest.mark.parametrize("judges", [2, 3])
+def test_full_agreement_is_one_but_not_certain(judges):
+    said = [{str(i): "xy"[i % 2] for i in range(20)}] * judges
+    found = agreement(said, {str(i): str(i) for i in range(20)})
+    least = Rate(20, 20).interval()[0]
+    assert (found.kappa, found.high) == (1, 1)
+    assert found.low == pytest.approx((least - 0.5) / 0.5)

@@ -18,7 +18,7 @@ from precise_shield.workflows import answers, conditions, context
 from precise_shield.workflows.config import parse_config
 from precise_shield.workflows.context import started
 from precise_shield.workflows.judges import judge_again
-from precise_shield.workflows.run import run_all
+from precise_shield.workflows.run import plan, run_all
 from precise_shield.workflows.sheet import COLUMNS, read_labels, write_sheet
 
 
@@ -221,6 +221,15 @@ def test_a_judge_behind_a_server_judges_a_finished_run_and_asks_nothing_twice(fo
     labels = judging.judges[1].labels["base"]
     assert set(labels) <= {"unsafe", "degenerate"}
     assert any("guard sees no pictures" in warning for warning in summary_of(folder).warnings)
+
+
+def test_the_plan_says_how_often_a_judge_is_asked(finished, config_text, tmp_path):
+    run, summary = finished
+    model = "{name: gem, format: shieldgemma, path: nowhere}"
+    changes = [f"evaluate.judge_models=[{model}]", "evaluate.judges=[reference, gem]"]
+    planned = plan(started(parse_config(config_text, changes), tmp_path, quiet=True))
+    answers = len(summary.conditions) * len(run.examples("test"))
+    assert any(f"judge gem is asked at most {4 * answers} times" in line for line in planned)
 
 
 def test_a_judge_model_that_cannot_be_is_refused_with_its_reason(config_text, tmp_path):

@@ -9,6 +9,8 @@ from math import nan
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from precise_shield.core.rates import Rate
+
 Array = NDArray[np.float64]
 DRAWS = 1000
 
@@ -28,7 +30,8 @@ class Agreement:
 
     low: float
     high: float
-    """95 % interval from resampling parallel groups; NaN below two groups."""
+    """95 % interval from resampling parallel groups, NaN below two groups; where all agree, the
+    lower end is that of Wilson's interval of agreement over the groups."""
 
 
 def cohen_kappa(table: ArrayLike) -> float:
@@ -145,4 +148,13 @@ def agreement(
     if len(order) < 2 or not drawn.size or value != value:
         return Agreement(len(keys), observed, value, nan, nan)
     low, high = np.quantile(drawn, [0.025, 0.975])
+    if observed == 1:  # no draw differs; agreement over the groups is not certain
+        least, chance = Rate(len(order), len(order)).interval()[0], _chance(categories)
+        low = (least - chance) / (1 - chance)
     return Agreement(len(keys), observed, value, float(low), float(high))
+
+
+def _chance(categories: Array) -> float:
+    """Agreement of judges who draw from the same `[groups, categories]` answers at random."""
+    shares = categories.sum(0) / categories.sum()
+    return float((shares**2).sum())

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from precise_shield.core.errors import ConfigError
+from precise_shield.core.records import Example
 from precise_shield.core.store import digest
 from precise_shield.evaluate.asking import Asker, Cache, ModelJudge
 from precise_shield.evaluate.endpoint import Endpoint
@@ -77,3 +80,14 @@ def _asker(section: JudgeModelSection) -> Asker:
         chat_template=section.chat_template,
     )
     return LocalModel(spec, section.batch_size)
+
+
+def calls_beforehand(config: Config, names: Sequence[str], answers: int) -> str:
+    """How many questions the named judging models would be asked at most; empty without one."""
+    probe = Example("any", "en", "text", "benign", "Hello", "test", "any")
+    parts = []
+    for section in config.evaluate.judge_models:
+        if section.name in names:
+            each = len(_format(section).ask(probe, "Hello"))
+            parts.append(f"judge {section.name} is asked at most {each * answers} times")
+    return "; ".join(parts)

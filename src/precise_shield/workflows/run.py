@@ -11,6 +11,7 @@ from precise_shield.core.store import read_json, readable_errors
 from precise_shield.core.summary import Summary
 from precise_shield.report.page import write_report
 from precise_shield.workflows.align import align
+from precise_shield.workflows.asked import calls_beforehand
 from precise_shield.workflows.config import commented
 from precise_shield.workflows.context import Run
 from precise_shield.workflows.defended import check_defences
@@ -55,10 +56,12 @@ def budget(run: Run) -> str:
     arms = len(arm_names(section.align))
     conditions = 1 + arms + 1 + section.evaluate.random_suppressions  # base, arms, suppressed
     conditions += len(section.evaluate.defences)
-    return (
+    text = (
         f"budget: {conditions} conditions x {test} test prompts = {conditions * test} answers of at"
         f" most {section.evaluate.max_new_tokens} tokens"
     )
+    asked = calls_beforehand(section, names_of(section), conditions * test)
+    return f"{text}; {asked}" if asked else text
 
 
 def plan(run: Run) -> list[str]:
