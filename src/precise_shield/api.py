@@ -24,7 +24,7 @@ from precise_shield.workflows.explained import before_tuning
 from precise_shield.workflows.export import Exported, export
 from precise_shield.workflows.gate import gate
 from precise_shield.workflows.headroom import headroom
-from precise_shield.workflows.identify import Atlas, identify
+from precise_shield.workflows.identify import Atlas, identify, load_atlas
 from precise_shield.workflows.judges import judge_again
 from precise_shield.workflows.results import export_results
 from precise_shield.workflows.run import run_all as run
@@ -55,6 +55,7 @@ __all__ = [
     "init",
     "judge_again",
     "known",
+    "load_atlas",
     "load_config",
     "open_run",
     "parse_config",

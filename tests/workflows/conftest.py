@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 import tiny_folders
+from precise_shield.sandbox.manifest import write_manifest
 from precise_shield.workflows.config import parse_config
 from precise_shield.workflows.context import started
 from precise_shield.workflows.run import run_all
@@ -40,3 +41,21 @@ def finished(config_text, tmp_path_factory):
     """The run, its folder and its summary."""
     run = started(parse_config(config_text), tmp_path_factory.mktemp("runs") / "one", quiet=True)
     return run, run_all(run)
+
+
+@pytest.fixture(scope="session")
+def small(config_text, tmp_path_factory):
+    """English text alone, its manifest written once."""
+    folder = tmp_path_factory.mktemp("kingdom")
+    write_manifest(folder, languages=["en"], modalities=["text"])
+    return parse_config(
+        config_text,
+        (
+            f"data.sources.0.path={folder}",
+            "data.languages=[en]",
+            "data.modalities=[text]",
+            "data.benign_tokens=3",
+            "identify.chosen=en/text",
+            "identify.p=0.2",
+        ),
+    )

@@ -9,33 +9,13 @@ from precise_shield.data.refusals import wordings
 from precise_shield.identify.crossed import ANSWER, COMPLIED, REFUSAL, REFUSED
 from precise_shield.sandbox.lexicon import REFUSAL_USES, lexicon
 from precise_shield.sandbox.manifest import examples as kingdom
-from precise_shield.sandbox.manifest import write_manifest
 from precise_shield.workflows import collecting, own
 from precise_shield.workflows.collecting import collect_stats
-from precise_shield.workflows.config import parse_config
 from precise_shield.workflows.context import started
 from precise_shield.workflows.explain import explain
 from precise_shield.workflows.factorial import OPENER_TOKENS, crossed_rows, deal
 from precise_shield.workflows.identify import identify
 from tiny_folders import example
-
-
-@pytest.fixture(scope="module")
-def small(config_text, tmp_path_factory):
-    """English text alone, its manifest written once."""
-    folder = tmp_path_factory.mktemp("kingdom")
-    write_manifest(folder, languages=["en"], modalities=["text"])
-    return parse_config(
-        config_text,
-        (
-            f"data.sources.0.path={folder}",
-            "data.languages=[en]",
-            "data.modalities=[text]",
-            "data.benign_tokens=3",
-            "identify.chosen=en/text",
-            "identify.p=0.2",
-        ),
-    )
 
 
 def opened(config, folder, **identify):
@@ -174,22 +154,19 @@ def test_where_the_model_refuses_nothing_the_error_says_so(small, tmp_path, judg
         identify(run)
 
 
-def test_sets_are_chosen_again_from_a_file_without_the_model(
-    finished, config_text, tmp_path, monkeypatch
-):
-    run, _ = finished
-    path, known = collect_stats(run).paths[0], identify(run).sets
-    config = parse_config(config_text)
-    again = opened(config, tmp_path, from_stats=str(path))
+def test_sets_are_chosen_again_from_a_file_without_the_model(small, tmp_path, monkeypatch):
+    run = opened(small, tmp_path / "a")
+    path, known = str(collect_stats(run).paths[0]), identify(run).sets
+    again = opened(small, tmp_path / "b", from_stats=path)
     monkeypatch.setattr(type(again), "loaded", property(lambda _: pytest.fail("model was loaded")))
     assert identify(again).sets == known
-    other = opened(config, tmp_path, from_stats=str(path), p=0.2, position="last_prompt")
+    other = opened(small, tmp_path, from_stats=path, p=0.3, position="last_prompt", bootstrap=5)
     assert identify(other).sets["en/text"] != known["en/text"]
     assert explain(other).position == "last_prompt"
-    changes = {"score": "effect_size", "scope": "global", "chosen": "en/text | fr/text"}
-    assert identify(opened(config, tmp_path, from_stats=str(path), **changes)).neurons
+    changes = {"score": "effect_size", "scope": "global", "chosen": "en/text | all"}
+    assert identify(opened(small, tmp_path, from_stats=path, **changes)).neurons
     with pytest.raises(StoreError, match="does not exist"):
-        identify(opened(config, tmp_path, from_stats="/nowhere/stats.safetensors"))
+        identify(opened(small, tmp_path, from_stats="/nowhere/stats.safetensors"))
 
 
 def test_a_run_that_was_cut_off_while_collecting_goes_on(small, tmp_path, monkeypatch):

@@ -92,14 +92,31 @@ def stage(work: Callable[[Run], object]) -> None:
     app.command(work.__name__, help=work.__doc__)(command)
 
 
-@stage
-def identify(run: Run) -> object:
-    """Find safety neurons per language and modality."""
-    from precise_shield.workflows.identify import identify as work
+@app.command()
+def identify(
+    config: ConfigArg,
+    from_stats: Annotated[
+        Path | None,
+        typer.Option("--from-stats", help="A stats.safetensors to choose from, without the model."),
+    ] = None,
+    out: Out = None,
+    changes: Set = None,
+    limit: Limit = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Find safety neurons per language and modality, and write them as an atlas."""
+    from precise_shield.workflows.identify import identified, read_atlas
 
-    atlas = work(run)
-    sizes = {name: len(neurons) for name, neurons in atlas.sets.items()}
-    return {"chosen": atlas.chosen, "sizes": sizes}
+    given = [] if from_stats is None else [f"identify.from_stats={from_stats}"]
+    with opened(config, out, [*(changes or []), *given], limit, device, dtype, quiet=quiet) as run:
+        done = identified(run)
+        atlas = read_atlas(done)
+        sizes = {name: len(neurons) for name, neurons in atlas.sets.items()}
+        where = str(done.path("atlas.safetensors"))
+        show({"chosen": atlas.chosen, "sizes": sizes, "atlas": where}, as_json=as_json)
 
 
 @stage

@@ -68,6 +68,9 @@ class Stats:
     folded: frozenset[Position] = frozenset(POSITIONS)
     """Positions that keep the folds which bootstrap, halves and shuffled labels need."""
 
+    origin: dict[str, str] = field(default_factory=dict)
+    """Where they come from: model and data, by fingerprint."""
+
     def at(
         self, site: Site, cell: Cell, position: Position, quantity: str = "activation"
     ) -> Moments:
@@ -172,6 +175,7 @@ class Stats:
             "stats": SCHEMA_VERSION,
             "cells": list(map(str, self.cells)),
             "folded": sorted(self.folded),
+            "origin": self.origin,
             "progress": None if progress is None else dict(progress),
         }
         partial = path.with_name(path.name + ".partial")
@@ -188,6 +192,7 @@ class Stats:
         schema, tensors = _read(path)
         folded: Iterable[Position] = schema.get("folded", POSITIONS)
         stats = cls({}, tuple(map(Cell.parse, schema["cells"])), folded=frozenset(folded))
+        stats.origin = dict(schema.get("origin", {}))
         for name in [name for name in tensors if name.startswith("norm|")]:
             stats.norms[Site.parse(name.removeprefix("norm|"))] = tensors.pop(name)
         for name, tensor in tensors.items():

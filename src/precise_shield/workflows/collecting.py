@@ -236,7 +236,13 @@ def collected(
     stage = run.store.stage("collect", made_by)
     with run.working(stage, what) as todo:
         if todo:
-            _stream(plan, stage, cells, quantity).save(stage.path("stats.safetensors"))
+            stats = _stream(plan, stage, cells, quantity)
+            stats.origin = {
+                "model_type": run.loaded.model_type,
+                "model": made_by["model"],
+                "data": made_by["data"],
+            }
+            stats.save(stage.path("stats.safetensors"))
             stage.path("unfinished.safetensors").unlink(missing_ok=True)
     return stage
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict
+from pathlib import Path
 
+import torch
+
+from precise_shield import __version__
+from precise_shield.core.atlas import Atlas
 from precise_shield.core.errors import DataError
 from precise_shield.core.records import HARMS, Cell
 from precise_shield.core.sites import NeuronSet, Site
@@ -14,6 +19,7 @@ from precise_shield.identify.scores import SCORES
 from precise_shield.identify.select import (
     Place,
     Selection,
+    arms,
     contrast,
     evaluate,
     masks,
@@ -23,23 +29,20 @@ from precise_shield.identify.select import (
 from precise_shield.workflows.collecting import collect_stats
 from precise_shield.workflows.context import Run
 
+__all__ = [
+    "UNSEEN",
+    "Atlas",
+    "identified",
+    "identify",
+    "load_atlas",
+    "places_of",
+    "read_atlas",
+    "select",
+    "selection",
+]
+
 UNSEEN = {"batch_size", "checkpoint_seconds"}
 """Settings that change no number."""
-
-
-@dataclass(frozen=True)
-class Atlas:
-    """Every named set of a run, and the one that is verified and tuned."""
-
-    sets: dict[str, NeuronSet]
-    chosen: str
-    widths: dict[Site, int]
-    places: list[Place]
-
-    @property
-    def neurons(self) -> NeuronSet:
-        """The chosen set."""
-        return self.sets[self.chosen]
 
 
 def identify(run: Run) -> Atlas:
@@ -49,6 +52,11 @@ def identify(run: Run) -> Atlas:
         EmptyCellError: a language and modality lacks one of the two harms.
         EmptySetError: the chosen set holds no neuron.
     """
+    return read_atlas(identified(run))
+
+
+def identified(run: Run) -> Stage:
+    """The stage of `identify`, with `neurons.json` and the atlas; the errors are the same."""
     collected = collect_stats(run)
     section = run.config.identify
     made_by = {"collect": collected.key, "identify": section.model_dump(exclude=UNSEEN)}
@@ -59,7 +67,8 @@ def identify(run: Run) -> Atlas:
             sets = select(stats, selection(run), section.anchor)
             sets[section.chosen] = require(section.chosen, evaluate(section.chosen, sets), sets)
             stage.write_json("neurons.json", _to_json(sets, section.chosen, stats, selection(run)))
-    return read_atlas(stage)
+            _atlas(sets, section.chosen, stats, selection(run)).save(stage.folder)
+    return stage
 
 
 def selection(run: Run, p: float | None = None) -> Selection:
@@ -127,3 +136,36 @@ def _to_json(
         "widths": {str(site): len(norm) for site, norm in stats.norms.items()},
         "sets": {name: one.to_json() for name, one in sets.items()},
     }
+
+
+def load_atlas(path: str | Path) -> Atlas:
+    """Read an atlas file, or the folder of an identify stage; no model is needed.
+
+    Raises:
+        StoreError: it is missing, damaged or of another schema.
+    """
+    return Atlas.load(Path(path))
+
+
+def _atlas(sets: dict[str, NeuronSet], chosen: str, stats: Stats, choice: Selection) -> Atlas:
+    places = places_of(stats, choice)
+    return Atlas(
+        sets,
+        chosen,
+        {site: len(norm) for site, norm in stats.norms.items()},
+        places,
+        {f"{place[0]}/{place[1]}": _scores(stats, place, choice) for place in places},
+        {"made_by": f"precise-shield {__version__}", **stats.origin, **asdict(choice)},
+    )
+
+
+def _scores(stats: Stats, place: Place, choice: Selection) -> dict[Site, torch.Tensor]:
+    """What ranks the units of a place: harmful, minus benign where the score sees one arm."""
+    score, found = SCORES[choice.score], {}
+    for site, norms in stats.norms.items():
+        one, two = arms(stats, site, place, choice)
+        value = score.compute(one, two, norms)
+        if score.kind == "single":
+            value = value - score.compute(two, one, norms)
+        found[site] = value[0]
+    return found
