@@ -7,7 +7,7 @@ from precise_shield.core.errors import ConfigError, LayoutMismatchError
 from precise_shield.core.records import Cell
 from precise_shield.identify import deactivation
 from precise_shield.identify.collect import Batch, collect
-from precise_shield.identify.deactivation import FINAL_HIDDEN, LOGITS
+from precise_shield.identify.deactivation import FINAL_HIDDEN, LOGITS, Opened
 from precise_shield.models import decoder
 from precise_shield.models.bind import bind
 from precise_shield.models.head import hidden_states
@@ -59,12 +59,13 @@ def test_it_equals_a_full_forward_pass_for_every_architecture(name):
 @pytest.mark.parametrize(("name", "quick"), [("llama", True), ("gpt2", True), ("olmo2", False)])
 def test_blocks_that_normalise_their_output_run_again(name, quick, monkeypatch):
     bound, used = bind(tiny(name)), []
-    subtract = deactivation.Muted.subtracted
-    monkeypatch.setattr(
-        deactivation.Muted,
-        "subtracted",
-        lambda self, units, written: used.append(len(units)) or subtract(self, units, written),
-    )
+    subtract = Opened._subtracted
+
+    def counting(self, site, step, units, written):
+        used.append(len(units))
+        return subtract(self, site, step, units, written)
+
+    monkeypatch.setattr(Opened, "_subtracted", counting)
     deactivation.deactivate(bound, one(bound), lambda *_: None)
     trials = len(bound.sites)
     assert (sum(used) > trials) == quick

@@ -7,54 +7,106 @@ is the last hidden state by default, at the positions that the example is read a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from precise_shield.core.errors import ConfigError
 from precise_shield.core.sites import Site
-from precise_shield.identify.collect import Batch, Emit, Position, Quantity
+from precise_shield.identify.collect import Batch, Emit, Quantity
 from precise_shield.models.bind import BoundModel
-from precise_shield.models.decoder import Chain, traced
-from precise_shield.models.decoder import blocks as decoder_blocks
+from precise_shield.models.decoder import Chain, blocks, traced
 from precise_shield.models.head import head
 from precise_shield.models.taps import tapped
 
 CPU_TOKENS, ACCELERATOR_TOKENS = 1024, 65536
 """Tokens that run through the upper blocks at once: neurons x positions."""
 
-Shown = Callable[[BoundModel, Chain, int, Tensor], Tensor]
-"""`(model, chain, step, hidden) -> representation` of hidden states that left that step."""
-
-
-def _final(_: BoundModel, chain: Chain, start: int, hidden: Tensor) -> Tensor:
-    return chain.after(start, hidden)
-
-
-def _residual(_: BoundModel, chain: Chain, start: int, hidden: Tensor) -> Tensor:
-    return chain.after(start, hidden, stop=-1)
-
-
-def _logits(bound: BoundModel, chain: Chain, start: int, hidden: Tensor) -> Tensor:
-    return head(bound, chain.after(start, hidden))
+Representation = Literal["final_hidden", "residual", "logits"]
+"""What of the model is compared: the last hidden states, the same before the final norm, or the
+logits."""
 
 
 @dataclass(frozen=True)
-class Muted:
-    """One example with the neurons of one site switched off, one a row."""
+class Opened:
+    """One example that ran once, so that its blocks can run again without single units.
+
+    Shapes: `acts[site]` is `[1, pos, width]`; `base` is `[1, pos, features]`, the representation of
+        the model as it is; `weights` is `[positions, pos]`, rows summing to 1.
+    """
 
     bound: BoundModel
     chain: Chain
-    site: Site
-    step: int
-    acts: Float[Tensor, "1 pos width"]
+    acts: Mapping[Site, Tensor]
+    compared: Representation
+    base: Float[Tensor, "1 pos features"]
+    weights: Float[Tensor, "positions pos"]
+    tokens: int
 
-    def left(self, units: Tensor) -> Float[Tensor, "units pos hidden"]:
-        """What leaves the block: the block itself runs again, with the neurons set to zero."""
+    @classmethod
+    def of(
+        cls,
+        bound: BoundModel,
+        batch: Batch,
+        compared: Representation = "final_hidden",
+        tokens: int | None = None,
+    ) -> Opened:
+        """Run a batch of one example; `tokens` is how many run at once later, units x positions.
+
+        Raises:
+            LayoutMismatchError: the family's blocks cannot be run again one by one.
+        """
+        seen: dict[Site, Tensor] = {}
+
+        def keep(site: Site, acts: Tensor) -> None:
+            seen[site] = acts
+
+        with tapped(bound, keep):
+            chain = traced(bound, batch.inputs)
+        base = chain.steps[-2 if compared == "residual" else -1].left
+        if compared == "logits":
+            base = head(bound, base)
+        weights = torch.stack([row[0].to(base.device) for row in batch.weights().values()])
+        room = CPU_TOKENS if bound.device.type == "cpu" else ACCELERATOR_TOKENS
+        return cls(bound, chain, seen, compared, base, weights, tokens or room)
+
+    def distances(
+        self, site: Site, units: Int[Tensor, " units"]
+    ) -> Float[Tensor, "positions units"]:
+        """How far the representation moves when a unit is off at all tokens, unit by unit.
+
+        L2 norm at each token, then the mean over the tokens of each position; float32.
+        """
+        step, written = self._step(site), self._added(site)
+        used = self.weights.any(0)
+        out = []
+        for part in torch.split(units, max(1, self.tokens // self.base.shape[1])):
+            if written is None:
+                left = self._left(site, step, part)
+            else:
+                left = self._subtracted(site, step, part, written)
+            away = (self._shown(step, left, used) - self.base[:, used]).float()
+            out.append(self.weights[:, used] @ torch.linalg.vector_norm(away, dim=-1).T)
+        return torch.cat(out, dim=1)
+
+    def _step(self, site: Site) -> int:
+        return self.chain.index(blocks(self.bound)[site.layer])
+
+    def _shown(self, step: int, left: Tensor, used: Bool[Tensor, " pos"]) -> Tensor:
+        """The representation, at some positions, of hidden states that left a block."""
+        hidden = self.chain.after(step, left, stop=-1)[:, used]
+        if self.compared == "residual":
+            return hidden
+        hidden = self.chain.steps[-1].again(hidden)
+        return head(self.bound, hidden) if self.compared == "logits" else hidden
+
+    def _left(self, site: Site, step: int, units: Tensor) -> Float[Tensor, "units pos hidden"]:
+        """What leaves the block without each unit: it runs again, with the unit set to zero."""
         rows = torch.arange(len(units), device=units.device)
 
         def fn(_: Site, acts: Tensor) -> Tensor:
@@ -62,18 +114,46 @@ class Muted:
             edited[rows, :, units] = 0
             return edited
 
-        step = self.chain.steps[self.step]
-        with tapped(self.bound.only([self.site]), fn):
-            return step.again(step.entered.expand(len(units), -1, -1))
+        entered = self.chain.steps[step].entered.expand(len(units), -1, -1)
+        with tapped(self.bound.only([site]), fn):
+            return self.chain.steps[step].again(entered)
 
-    def subtracted(self, units: Tensor, written: Tensor) -> Float[Tensor, "units pos hidden"]:
-        """The same where a block adds what its neurons write to its output as it is."""
-        share = self.acts[0][:, units].T[:, :, None] * written[units][:, None, :]
-        return self.chain.steps[self.step].left - share
+    def _subtracted(
+        self, site: Site, step: int, units: Tensor, written: Float[Tensor, "width hidden"]
+    ) -> Float[Tensor, "units pos hidden"]:
+        """The same where a block adds what its units write to its output as it is."""
+        share = self.acts[site][0][:, units].T[:, :, None] * written[units][:, None, :]
+        return self.chain.steps[step].left - share
+
+    def _added(self, site: Site) -> Float[Tensor, "width hidden"] | None:
+        """What each unit adds to its block's output, if a trial with the strongest confirms it.
+
+        Families that normalise a block's output, and units of attention, whose output the
+        feed-forward part reads, fail the trial: their block runs again instead.
+        """
+        spot, step = self.bound.sites[site], self._step(site)
+        writing = [own for own in spot.owned if own.module is spot.reader]
+        if len(writing) != 1:
+            return None
+        weight, acts = writing[0].weight.detach(), self.acts[site]
+        written = weight if writing[0].dim == 0 else weight.T
+        hidden = self.chain.steps[step].left
+        if written.shape != (acts.shape[-1], hidden.shape[-1]):
+            return None
+        strength = acts[0].float().abs().amax(0) * written.float().norm(dim=1)
+        one = strength.argmax()[None]
+        exact = self._left(site, step, one)
+        quick = self._subtracted(site, step, one, written)
+        close = 16 * torch.finfo(hidden.dtype).eps * float(hidden.abs().max())
+        return written if torch.allclose(exact, quick, rtol=0, atol=close) else None
 
 
 def deactivate(
-    bound: BoundModel, batch: Batch, emit: Emit, shown: Shown = _final, tokens: int | None = None
+    bound: BoundModel,
+    batch: Batch,
+    emit: Emit,
+    compared: Representation = "final_hidden",
+    tokens: int | None = None,
 ) -> None:
     """Switch off every unit at all tokens, one after the other, and see what it changes.
 
@@ -91,85 +171,25 @@ def deactivate(
         raise ConfigError(
             f"exact deactivation is for the language model's units, not for {strange[0]}."
         )
-    room = CPU_TOKENS if bound.device.type == "cpu" else ACCELERATOR_TOKENS
-    weights = {at: row[0].to(bound.device) for at, row in batch.weights().items()}
     with torch.no_grad():
-        seen: dict[Site, Tensor] = {}
-
-        def keep(site: Site, acts: Tensor) -> None:
-            seen[site] = acts
-
-        with tapped(bound, keep):
-            chain = traced(bound, batch.inputs)
-        final = len(chain.steps) - 1 if shown is not _residual else len(chain.steps) - 2
-        base = chain.steps[final].left
-        if shown is _logits:
-            base = head(bound, base)
-        layers = decoder_blocks(bound)
-        for site, acts in seen.items():
-            muted = Muted(bound, chain, site, chain.index(layers[site.layer]), acts)
-            rows = _site_rows(muted, base, weights, partial(shown, bound, chain), tokens or room)
-            for position, row in rows.items():
-                emit(site, position, row[None])
+        opened = Opened.of(bound, batch, compared, tokens)
+        for site, spot in bound.sites.items():
+            every = torch.arange(spot.width, device=bound.device)
+            for at, row in zip(batch.masks, opened.distances(site, every), strict=True):
+                emit(site, at, row[None])
 
 
-def _site_rows(
-    muted: Muted,
-    base: Float[Tensor, "1 pos width"],
-    weights: Mapping[Position, Float[Tensor, " pos"]],
-    shown: Callable[[int, Tensor], Tensor],
-    tokens: int,
-) -> dict[Position, Float[Tensor, " units"]]:
-    """Per position, the mean over its tokens of the distance, for every unit of the site."""
-    width = muted.bound.sites[muted.site].width
-    table = torch.stack(list(weights.values()))  # [positions, pos]
-    used = table.any(0)
-    out = []
-    for left in _variants(muted, width, max(1, tokens // base.shape[1])):
-        away = (shown(muted.step, left)[:, used] - base[:, used]).float()
-        out.append(torch.linalg.vector_norm(away, dim=-1) @ table[:, used].T)
-    return dict(zip(weights, torch.cat(out).T, strict=True))
-
-
-def _variants(muted: Muted, width: int, size: int) -> Iterator[Float[Tensor, "units pos hidden"]]:
-    """What leaves the block without each unit, some units at a time."""
-    written = _added(muted)
-    for units in torch.split(torch.arange(width, device=muted.acts.device), size):
-        yield muted.left(units) if written is None else muted.subtracted(units, written)
-
-
-def _added(muted: Muted) -> Float[Tensor, "width hidden"] | None:
-    """What each unit adds to its block's output, if a trial with the strongest confirms it.
-
-    Families that normalise a block's output, and units of attention, whose output the
-    feed-forward part reads, fail the trial: their block runs again instead.
-    """
-    spot = muted.bound.sites[muted.site]
-    writing = [own for own in spot.owned if own.module is spot.reader]
-    if len(writing) != 1:
-        return None
-    weight = writing[0].weight.detach()
-    written = weight if writing[0].dim == 0 else weight.T
-    hidden = muted.chain.steps[muted.step].left
-    if written.shape != (spot.width, hidden.shape[-1]) or muted.acts.shape[-1] != spot.width:
-        return None
-    strength = muted.acts[0].float().abs().amax(0) * written.float().norm(dim=1)
-    one = strength.argmax()[None]
-    exact, quick = muted.left(one), muted.subtracted(one, written)
-    step = torch.finfo(hidden.dtype).eps
-    close = torch.allclose(exact, quick, rtol=0, atol=16 * step * float(hidden.abs().max()))
-    return written if close else None
-
-
-def _deactivation(name: str, shown: Shown, what: str) -> Quantity:
+def _deactivation(name: str, compared: Representation, what: str) -> Quantity:
     return Quantity(
         name,
-        partial(deactivate, shown=shown),
+        partial(deactivate, compared=compared),
         f"distance of {what} with and without the unit, mean over the example's positions",
         batch_size=1,
     )
 
 
-FINAL_HIDDEN = _deactivation("deactivation", _final, "the last hidden states, after the final norm")
-RESIDUAL = _deactivation("deactivation_residual", _residual, "the last block's outputs")
-LOGITS = _deactivation("deactivation_logits", _logits, "the logits")
+FINAL_HIDDEN = _deactivation(
+    "deactivation", "final_hidden", "the last hidden states, after the final norm"
+)
+RESIDUAL = _deactivation("deactivation_residual", "residual", "the last block's outputs")
+LOGITS = _deactivation("deactivation_logits", "logits", "the logits")
