@@ -275,6 +275,9 @@ class Quantity:
     batch_size: int | None = None
     """Most examples in a batch; None where the configuration decides alone."""
 
+    answers: bool = False
+    """It needs the answers' tokens, whatever the position."""
+
 
 def _activation(bound: BoundModel, batch: Batch, emit: Emit) -> None:
     """Means over an example's positions.

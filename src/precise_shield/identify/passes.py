@@ -188,6 +188,7 @@ ATTRIBUTION = Quantity(
     _attribution,
     "activation times gradient of the answer's log-probability, summed over positions, in nats",
     batch_size=16,
+    answers=True,
 )
 WANDA = Quantity(
     "wanda", _wanda, "weight size times root mean square of its input, summed over a unit's weights"
@@ -198,4 +199,5 @@ SNIP = Quantity(
     "size of weight times gradient of the answer's negative log-probability, summed over a"
     " unit's weights, in nats",
     batch_size=16,
+    answers=True,
 )

@@ -45,6 +45,12 @@ class Score:
 
 SCORES: Registry[Score] = Registry("score")
 
+EXACT = ("deactivation", "deactivation_logits", "deactivation_residual")
+"""Scores, and their quantities, for which every neuron is switched off on its own."""
+
+LOCAL = "deactivation_local"
+"""Their one-pass stand-in."""
+
 
 def _share(importance: Scores) -> Scores:
     return importance / (importance.sum(-1, keepdim=True) + EPSILON)

@@ -22,6 +22,7 @@ from precise_shield.report.headline import (
 from precise_shield.report.headlines import headline_tables
 from precise_shield.report.judging import judging_tables
 from precise_shield.report.origins import data_tables
+from precise_shield.report.local import local_tables
 from precise_shield.report.sureness import sureness_tables
 from precise_shield.report.tables import (
     MEASURE_NAMES,
@@ -90,7 +91,8 @@ def render_markdown(summary: Summary) -> str:
     lines += ["", *_section("What was changed?", changed_findings(view))]
     lines += _table(receipts_table(summary.receipts, view)) if summary.receipts else []
     lines += _section("Where does safety live?", where_findings(view))
-    lines += [line for numbers in sureness_tables(view) for line in _table(numbers)]
+    more = [*sureness_tables(view), *local_tables(view)]
+    lines += [line for numbers in more for line in _table(numbers)]
     lines += ["## What could an attacker still do?", "", *_table(attack_table(view))]
     for numbers in audit_tables(view):
         lines += _table(numbers)

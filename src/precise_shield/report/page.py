@@ -44,6 +44,7 @@ from precise_shield.report.headline import safer_findings, verdict
 from precise_shield.report.headlines import headline_tables
 from precise_shield.report.headroom import headroom_figure
 from precise_shield.report.judging import judging_tables
+from precise_shield.report.local import local_figure
 from precise_shield.report.markdown import render_markdown
 from precise_shield.report.origins import data_tables
 from precise_shield.report.overlap import modality_figure, overlap_figure
@@ -116,6 +117,7 @@ def figures_of(summary: Summary) -> Figures:
                 influence_figure(view),
                 curve_figure(view),
                 *sureness_figures(view),
+                local_figure(view),
                 _maps(view, ("zero_shot",), "transfer"),
             ]
         ),

@@ -36,6 +36,7 @@ from precise_shield.core.summary.data import (
     OriginRate,
     OverlapCount,
 )
+from precise_shield.core.summary.deactivation import LocalAgreement
 from precise_shield.core.summary.explained import (
     Explained,
     Profile,
@@ -104,6 +105,7 @@ __all__ = [
     "JudgeFacts",
     "Judged",
     "Judging",
+    "LocalAgreement",
     "MatrixCell",
     "Measure",
     "ModelFacts",

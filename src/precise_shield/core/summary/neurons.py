@@ -8,6 +8,7 @@ from pydantic import Field
 
 from precise_shield.core.summary.base import Part
 from precise_shield.core.summary.confidence import Confidence, OwnResponses
+from precise_shield.core.summary.deactivation import LocalAgreement
 from precise_shield.core.summary.explained import Profile
 
 
@@ -78,5 +79,7 @@ class NeuronFacts(Part):
     """How sure each set is; null in summaries of runs that did not measure it."""
     own_responses: list[OwnResponses] = Field(default_factory=list)
     """Kept and dropped rows, cell by cell, where `identify.responses` took the model's own."""
+    local: list[LocalAgreement] = Field(default_factory=list)
+    """Exact deactivation beside its one-pass form, where neurons were switched off one by one."""
     profile: Profile | None = None
     """Depth, privacy and neighbours of the cells' sets."""

@@ -25,6 +25,13 @@ class IdentifySection(Section):
     score: str = "precise_shield"
     """Importance of a neuron; `precise-shield list` shows them."""
 
+    also: list[str] = []
+    """Other scores to compare with it. What reads more than activations takes a pass of its own."""
+
+    deactivation_examples: int | None = Field(default=16, gt=0)
+    """Examples a cell in which `deactivation` switches every neuron off on its own; null takes all.
+    It runs the layers above each neuron again: hours for a large model on a CPU."""
+
     position: Place = "response_mean"
     """Token position whose activations select: `response_mean` (the positions that predict the
     response), `first_decision` (the one that predicts its first token), `last_prompt` (the last of

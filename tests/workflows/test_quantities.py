@@ -1,0 +1,106 @@
+"""Scores that read more than activations get their passes, and only they."""
+
+import pytest
+import torch
+
+from conftest import CONFIG
+from precise_shield.core.errors import ConfigError
+from precise_shield.core.ranking import spearman
+from precise_shield.core.records import Cell, Example
+from precise_shield.core.sites import Site
+from precise_shield.data.contrast import fold_of
+from precise_shield.identify.scores import SCORES
+from precise_shield.workflows.config import parse_config
+from precise_shield.workflows.context import started
+from precise_shield.workflows.explain import explain
+from precise_shield.workflows.identify import identify
+from precise_shield.workflows.quantities import gather, load_stats, needed, spread
+
+
+def opened(model_folder, folder, *changes):
+    quick = ["identify.bootstrap=0", "identify.draws=20", "data.languages=[en]"]
+    config = parse_config(CONFIG.format(model=model_folder), [*quick, *changes])
+    return started(config, folder, quiet=True)
+
+
+@pytest.fixture(scope="module")
+def ran(model_folder, tmp_path_factory):
+    run = opened(
+        model_folder,
+        tmp_path_factory.mktemp("quantities"),
+        "identify.score=pathways",
+        "identify.also=[deactivation, wanda, snip]",
+        "identify.deactivation_examples=2",
+    )
+    return run, explain(run)
+
+
+def test_activations_alone_are_collected_where_the_score_needs_no_more(model_folder, tmp_path):
+    run = opened(model_folder, tmp_path)
+    assert needed(run) == []
+    identify(run)
+    assert [path.name for path in (tmp_path / "stages").glob("collect*")] == ["collect"]
+
+
+def test_every_quantity_has_a_stage_and_is_not_read_twice(ran):
+    run, _ = ran
+    names = {path.name for path in (run.folder / "stages").glob("collect-*")}
+    wanted = {"attribution", "deactivation", "magnitude", "wanda", "snip"}
+    assert names == {f"collect-{name}" for name in wanted}
+    assert all(stage.reused or stage.done for stage in gather(run))
+
+
+def test_the_set_is_the_one_that_the_score_gives(ran):
+    run, facts = ran
+    atlas, stats = identify(run), load_stats(gather(run))
+    assert facts.score == "pathways"
+    assert len(atlas.neurons) > 0
+    site = Site("text", 1)
+    arms = {
+        harm: stats.at(site, Cell("en", "text", harm), "response_mean", "attribution").pooled()
+        for harm in ("harmful", "benign")
+    }
+    k = int(0.1 * len(stats.norms[site]))
+    tops = {harm: set(arm.mean.topk(k).indices.tolist()) for harm, arm in arms.items()}
+    assert set(atlas.sets["en/text"].units.get(site, ())) == tops["harmful"] - tops["benign"]
+
+
+def test_exact_and_local_deactivation_are_compared_in_every_cell(ran):
+    run, facts = ran
+    stats = load_stats(gather(run))
+    assert {row.exact for row in facts.local} == {"deactivation"}
+    assert len(facts.local) == len(stats.cells)
+    row = next(row for row in facts.local if (row.modality, row.harm) == ("text", "harmful"))
+    cell = Cell("en", "text", "harmful")
+    assert row.examples == 2 == int(stats.at(min(stats.norms), cell, "response_mean",
+                                             "deactivation").count.sum())  # fmt: skip
+    site = Site("text", 2)
+    values = []
+    for name in ("deactivation", "deactivation_local"):
+        score = SCORES[name]
+        arm = stats.at(site, cell, "response_mean", score.quantity.name).pooled()
+        values.append(score.compute(arm, arm, stats.norms[site]))
+    rank = float(spearman(torch.stack(values))[0, 1])
+    assert row.by_layer[str(site)] == pytest.approx(rank)
+    assert rank > 0.5  # in the last layer the two differ by the final norm alone
+    assert row.rank == pytest.approx(sum(row.by_layer.values()) / len(row.by_layer))
+
+
+def test_an_unknown_score_beside_the_chosen_one_is_refused(model_folder, tmp_path):
+    run = opened(model_folder, tmp_path, "identify.also=[deactivatoin]")
+    with pytest.raises(ConfigError, match=r"no score 'deactivatoin'. Did you mean"):
+        needed(run)
+
+
+def test_a_few_examples_a_cell_are_the_same_groups_over_many_folds():
+    rows = [
+        Example(f"{harm}-{i}", "en", "text", harm, "words", "probe", f"group-{i}")
+        for harm in ("harmful", "benign")
+        for i in range(200)
+    ]
+    kept = spread(rows, 16)
+    groups = {harm: [r.group for r in kept if r.harm == harm] for harm in ("harmful", "benign")}
+    assert sorted(groups["harmful"]) == sorted(groups["benign"])
+    assert len(groups["benign"]) == 16
+    assert len({fold_of(group) for group in groups["benign"]}) == 16
+    assert spread(rows, None) == rows
