@@ -111,6 +111,7 @@ class OnePosition(Plan):
                 cells=[row.cell for row in rows],
                 folds=torch.tensor([fold_of(row.group) for row in rows]),
                 masks=self._masks(encoded, rows, cap),
+                categories=self._categories(rows),
             )
 
         return batch
