@@ -10,11 +10,12 @@ from precise_shield.core.records import Cell, Example
 from precise_shield.core.sites import Site
 from precise_shield.data.contrast import fold_of
 from precise_shield.identify.scores import SCORES
+from precise_shield.workflows.collecting import collect_stats
 from precise_shield.workflows.config import parse_config
 from precise_shield.workflows.context import started
 from precise_shield.workflows.explain import explain
 from precise_shield.workflows.identify import identify
-from precise_shield.workflows.quantities import gather, load_stats, needed, spread
+from precise_shield.workflows.quantities import needed, spread
 
 
 def opened(model_folder, folder, *changes):
@@ -37,22 +38,28 @@ def ran(model_folder, tmp_path_factory):
 
 def test_activations_alone_are_collected_where_the_score_needs_no_more(model_folder, tmp_path):
     run = opened(model_folder, tmp_path)
-    assert needed(run) == []
+    assert needed(run.config.identify) == []
     identify(run)
-    assert [path.name for path in (tmp_path / "stages").glob("collect*")] == ["collect"]
+    assert len(collect_stats(run).paths) == 1
+    assert len(list((tmp_path / "stages" / "collect").iterdir())) == 1
 
 
-def test_every_quantity_has_a_stage_and_is_not_read_twice(ran):
+def test_every_quantity_is_in_the_statistics_at_the_selecting_position(ran):
     run, _ = ran
-    names = {path.name for path in (run.folder / "stages").glob("collect-*")}
-    wanted = {"attribution", "deactivation", "magnitude", "wanda", "snip"}
-    assert names == {f"collect-{name}" for name in wanted}
-    assert all(stage.reused or stage.done for stage in gather(run))
+    collected = collect_stats(run)
+    assert len(collected.paths) == 6
+    extra = {
+        (place.quantity, place.position)
+        for place in collected.stats().moments
+        if place.quantity != "activation"
+    }
+    names = {"attribution", "deactivation", "magnitude", "wanda", "snip"}
+    assert extra == {(name, "response_mean") for name in names}
 
 
 def test_the_set_is_the_one_that_the_score_gives(ran):
     run, facts = ran
-    atlas, stats = identify(run), load_stats(gather(run))
+    atlas, stats = identify(run), collect_stats(run).stats()
     assert facts.score == "pathways"
     assert len(atlas.neurons) > 0
     site = Site("text", 1)
@@ -67,7 +74,7 @@ def test_the_set_is_the_one_that_the_score_gives(ran):
 
 def test_exact_and_local_deactivation_are_compared_in_every_cell(ran):
     run, facts = ran
-    stats = load_stats(gather(run))
+    stats = collect_stats(run).stats()
     assert {row.exact for row in facts.local} == {"deactivation"}
     assert len(facts.local) == len(stats.cells)
     row = next(row for row in facts.local if (row.modality, row.harm) == ("text", "harmful"))
@@ -89,7 +96,7 @@ def test_exact_and_local_deactivation_are_compared_in_every_cell(ran):
 def test_an_unknown_score_beside_the_chosen_one_is_refused(model_folder, tmp_path):
     run = opened(model_folder, tmp_path, "identify.also=[deactivatoin]")
     with pytest.raises(ConfigError, match=r"no score 'deactivatoin'. Did you mean"):
-        needed(run)
+        needed(run.config.identify)
 
 
 def test_a_few_examples_a_cell_are_the_same_groups_over_many_folds():

@@ -21,8 +21,8 @@ from precise_shield.report.headline import (
 )
 from precise_shield.report.headlines import headline_tables
 from precise_shield.report.judging import judging_tables
-from precise_shield.report.origins import data_tables
 from precise_shield.report.local import local_tables
+from precise_shield.report.origins import data_tables
 from precise_shield.report.sureness import sureness_tables
 from precise_shield.report.tables import (
     MEASURE_NAMES,

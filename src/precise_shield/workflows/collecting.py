@@ -28,12 +28,13 @@ from precise_shield.identify.collect import (
 from precise_shield.identify.crossed import COMPLIED, REFUSED
 from precise_shield.identify.scores import SCORES
 from precise_shield.identify.streaming import Checkpoint, fitting_batch, stream
-from precise_shield.models.encoding import Encoded, encode, lengths, plan
+from precise_shield.models.encoding import IGNORED, Encoded, encode, lengths, plan
 from precise_shield.models.pictures import picture_rows
 from precise_shield.models.words import last_own_token
 from precise_shield.workflows.context import Run
 from precise_shield.workflows.factorial import crossed_rows
 from precise_shield.workflows.own import OwnRows, own_rows
+from precise_shield.workflows.quantities import affordable, needed
 
 MEANING = 2
 """Part of the statistics' key; goes up when a position or quantity changes what it means."""
@@ -111,23 +112,29 @@ def _more(
 ) -> Iterator[tuple[Quantity, Plan]]:
     """Further passes: what the score reads, own responses by kind, both responses to a prompt."""
     quantity = SCORES[run.config.identify.score].quantity
-    if quantity.name != ACTIVATION.name:
-        yield quantity, Plan(run, examples)
+    for other in needed(run.config.identify):
+        yield other, _plan(run, other, examples)
     if own is not None and own.complied:
         cells = {example.cell for example in examples}
         for variant, rows in ((REFUSED, own.refused), (COMPLIED, own.complied)):
             here = [row for row in rows if row.cell in cells]
             if here:
-                yield _variant(quantity, variant), Plan(run, here)
+                yield _variant(quantity, variant), _plan(run, quantity, here)
     if run.config.identify.factorial:
         both = crossed_rows(run.loaded, examples)
         cap = min(median_length(run, rows) for rows in both.values())
         for variant, rows in both.items():
-            yield _variant(quantity, variant), Plan(run, rows, cap)
+            yield _variant(quantity, variant), _plan(run, quantity, rows, cap)
 
 
 def _variant(quantity: Quantity, suffix: str) -> Quantity:
     return replace(quantity, name=quantity.name + suffix)
+
+
+def _plan(
+    run: Run, quantity: Quantity, examples: Sequence[Example], cap: int | None = None
+) -> Plan:
+    return Plan(run, affordable(run.config.identify, quantity, examples), cap, quantity)
 
 
 @dataclass
@@ -141,6 +148,9 @@ class Plan:
     cap: int | None = None
     """Response positions that count; None takes the shorter arm's median."""
 
+    quantity: Quantity = ACTIVATION
+    """What is read; anything but activations is read at the selecting position alone."""
+
     @property
     def responses(self) -> list[str]:
         return [example.target or "" for example in self.examples]
@@ -149,6 +159,8 @@ class Plan:
     def positions(self) -> list[Position]:
         """All that are collected."""
         section = self.run.config.identify
+        if self.quantity.name != ACTIVATION.name:
+            return [section.position]
         return sorted({*section.positions, section.position})
 
     @property
@@ -169,16 +181,23 @@ class Plan:
         return [i for i in order if (self.examples[i].image is not None) == seeing][:count]
 
     def make(self) -> Callable[[list[int]], Batch]:
-        """What turns indices into a batch; looks at all responses once."""
+        """What turns indices into a batch; looks at all responses once.
+
+        Answers are left out where no position and no gradient asks for them; where a gradient
+        does, an answer ends at the cap of `response_mean`, so that both arms are cut alike.
+        """
         loaded, responses = self.run.loaded, self.responses
         cap = self.cap or median_length(self.run, self.examples)
+        plain = self.quantity.name == ACTIVATION.name
+        answered = plain or self.quantity.answers or "response_mean" in self.positions
 
         def batch(index: list[int]) -> Batch:
             rows = [self.examples[i] for i in index]
-            encoded = encode(loaded, rows, [responses[i] for i in index])
+            encoded = encode(loaded, rows, [responses[i] for i in index] if answered else None)
+            late = encoded.response_mask.cumsum(1) > cap
             return Batch(
                 inputs=encoded.inputs,
-                labels=encoded.labels,
+                labels=encoded.labels.masked_fill(late, IGNORED),
                 cells=[row.cell for row in rows],
                 folds=torch.tensor([fold_of(row.group) for row in rows]),
                 masks=self._masks(encoded, rows, cap),
@@ -290,6 +309,8 @@ def _stream(plan: Plan, stage: Stage, cells: list[Cell], quantity: Quantity) -> 
     seeing = "vision" in section.towers
     if seeing and picture_rows(run.loaded.model_type) == "tiles":
         batch_size = 1
+    if quantity.batch_size is not None:
+        batch_size = min(batch_size or quantity.batch_size, quantity.batch_size)
     if batch_size is None:
         longest = plan.longest(LARGEST.get(run.loaded.device.type, 64))
         batch_size = fitting_batch(run.bound, longest[: quantity.batch_size], make, quantity)

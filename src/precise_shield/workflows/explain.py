@@ -17,6 +17,7 @@ from precise_shield.identify.stability import drawn_sets, halves, shuffled, spli
 from precise_shield.workflows.collecting import collect_stats
 from precise_shield.workflows.confidence import confidence
 from precise_shield.workflows.context import Run
+from precise_shield.workflows.deactivation import local_agreement
 from precise_shield.workflows.identify import UNSEEN, Atlas, identify, select, selection
 
 
@@ -87,6 +88,7 @@ def _facts(run: Run, atlas: Atlas, stats: Stats, stage: Stage) -> NeuronFacts:
         ],
         curve=[_point(run, atlas, stats, p) for p in _swept(run, atlas)],
         confidence=confidence(run, atlas, stats, null, half, stage),
+        local=local_agreement(run, atlas, stats),
         profile=profile(
             atlas.places, atlas.sets, atlas.widths, null, shared, section.high_resource
         ),
