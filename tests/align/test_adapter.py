@@ -148,3 +148,34 @@ def test_the_low_rank_form_makes_the_exact_delta_again(name, dtype, tmp_path):
     with pytest.raises(ReceiptError, match="applied already"):
         factors.expand(bound)
     assert trained(build(name), FORMS["direct"])[1] is None
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+@pytest.mark.parametrize("name", ["llama", "qwen3", "phi3", "gemma2", "llava"])
+def test_attention_rows_and_columns_go_along(name, form, tmp_path):
+    """Fused projections included; W_O's columns have no row, and come in the direct form."""
+    bound = build(name, every=True)
+    keep = {"query", "key", "value"} | ({"attention"} if form == FORMS["direct"] else set())
+    neurons = NeuronSet.of({s: ids for s, ids in chosen(bound).units.items() if s.kind in keep})
+    sparse, factors, stored, logits = trained(bound, form, neurons)
+    assert any("self_attn" in change.name for change in sparse.changes)
+    folder = tmp_path / "adapter"
+    export_adapter(
+        bound, folder, delta=sparse, factors=factors, stored=stored, card="", base="t",
+        revision=None,
+    )  # fmt: skip
+    check_adapter(bound, folder, stored)
+    rows = batch(bound)
+    with torch.no_grad():
+        wrapped = peft.PeftModel.from_pretrained(bound.model, folder)
+        torch.testing.assert_close(wrapped(**rows.inputs).logits, logits, rtol=1e-4, atol=1e-4)
+
+
+def test_biases_and_experts_have_no_adapter_and_say_where_to_go():
+    for name in ("qwen2", "qwen3_moe"):
+        bound = build(name, every=True)
+        kind = "query" if name == "qwen2" else "expert"
+        neurons = NeuronSet.of({s: [1] for s in bound.sites if s.kind == kind})
+        sparse, _, _, _ = trained(bound, DirectUnits(), neurons)
+        with pytest.raises(UnsupportedModelError, match="merged checkpoint"):
+            adapter_of(bound, sparse, None)

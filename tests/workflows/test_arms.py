@@ -10,6 +10,7 @@ from precise_shield.align.amplify import amplified
 from precise_shield.align.sparse import SparseDelta, applied
 from precise_shield.core.errors import ConfigError, EmptyCellError
 from precise_shield.core.records import Cell, Response
+from precise_shield.core.summary import Condition
 from precise_shield.core.summary.gate import Standing, TrialFacts
 from precise_shield.intervene.edits import intervening, scale
 from precise_shield.models.encoding import encode
@@ -134,9 +135,8 @@ def test_no_factor_below_one_and_no_silence(run):
 
 
 def test_effects_stand_beside_their_controls(run, arms):
-    from precise_shield.workflows.conditions import aligned_state, base_state
-
-    pairs = comparisons([base_state(), *map(aligned_state, arms.values())])
+    base = Condition(name="base", kind="base", label="before")
+    pairs = comparisons([base, *(arm.condition for arm in arms.values())])
     for pair in [
         ("aligned", "random-rows-0"), ("aligned", "benign-rows"), ("aligned", "lora"),
         ("aligned", "full"), ("amplified", "random-amplified"), ("english", "english-random-0"),

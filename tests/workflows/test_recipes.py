@@ -53,7 +53,7 @@ def test_a_recipe_aligns_a_tiny_model_of_its_architecture(name, tmp_path, monkey
         "modalities": kinds,
         "benign_targets": "given",
     }
-    given["identify"] |= {"p": 0.1, "sweep": [], "chosen": "all", "draws": 19}
+    given["identify"] |= {"p": 0.15, "sweep": [], "chosen": "all", "draws": 19}
     section = given["align"]
     section |= {"max_steps": 1, "random_seeds": 1, "batch_size": 4, "micro_batch": 2}
     section["arms"] = section.get("arms", [])[:1]

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from precise_shield.align.delta import DirectUnits, Form, LoraRows
+from precise_shield.align.slices import slices_of
 from precise_shield.core.errors import EmptyCellError, EmptySetError
 from precise_shield.core.records import Example, Modality
 from precise_shield.core.sites import FEED_FORWARD, NeuronSet
 from precise_shield.core.summary import Condition
 from precise_shield.identify.select import Draws, contrast, evaluate, named_sets, require, whole
-from precise_shield.models.units import unit_major
 from precise_shield.workflows.collecting import collect_stats
 from precise_shield.workflows.context import Run, wanted
 from precise_shield.workflows.controls import control
@@ -264,20 +264,28 @@ def benign_only(run: Run, atlas: Atlas) -> NeuronSet:
 
 
 def matched_rank(run: Run, atlas: Atlas, form: Form) -> int:
-    """Rank at which plain LoRA on gate and up of every layer trains about as many parameters.
+    """Rank at which plain LoRA on the rows of every layer trains about as many parameters.
 
     At least 1: where even rank 1 is larger, the arm has more parameters, and its receipt says so.
     """
-    each, chosen = 0, 0
-    for site, spot in run.bound.sites.items():
-        count = len(atlas.neurons.units.get(site, ()))
-        for own in spot.owned:
-            fan = int(unit_major(own.weight, own.dim).shape[-1])
-            row = own.role in LoraRows().roles
-            if row:
-                each += fan + spot.width
-            if isinstance(form, LoraRows) and row:
-                chosen += form.rank * ((fan if count else 0) + count)
-            elif isinstance(form, DirectUnits) and own.role in form.roles:
-                chosen += fan * count
-    return max(1, round(chosen / each))
+    low = LoraRows()
+    plain = slices_of(run.bound, with_rows(run, atlas), low.roles)
+    each = sum(one.fan + len(one.index) for one in plain)
+    chosen = slices_of(run.bound, atlas.neurons, form.roles)
+    if isinstance(form, LoraRows):
+        count = sum(form.rank * (one.fan + len(one.index)) for one in chosen)
+    else:
+        count = sum(one.fan * len(one.index) for one in chosen)
+    return max(1, round(count / each))
+
+
+def with_rows(run: Run, atlas: Atlas) -> NeuronSet:
+    """Every unit of the searched sites that owns a row, which is what a LoRA's B can hold."""
+    roles = set(LoraRows().roles)
+    return NeuronSet.of(
+        {
+            site: range(width)
+            for site, width in atlas.widths.items()
+            if roles & {own.role for own in run.bound.sites[site].owned}
+        }
+    )

@@ -91,10 +91,10 @@ class AlignSection(Section):
     arms: list[ArmName] = []
     """Further trainings of the same rows of data, beside the chosen neurons and the random ones:
     `benign_rows` neurons that only benign inputs select, as many a layer; `frozen_a` the chosen
-    rows of B alone, A staying random; `lora` plain LoRA on gate and up of every layer at the same
-    rank; `lora_matched` the same at the rank whose parameter count is nearest; `full` every row
-    and column of every layer; `amplified` no training, the chosen neurons' down columns times
-    `factor`, with a random control."""
+    rows of B alone, A staying random; `lora` plain LoRA on all rows of the searched projections
+    at the same rank; `lora_matched` the same at the rank whose parameter count is nearest;
+    `full` every row and column of every layer; `amplified` no training, the chosen neurons' down
+    columns times `factor`, with a random control."""
 
     factor: float = Field(default=2.0, ge=1)
     """By how much `amplified` scales; at least 1, for less would suppress."""
