@@ -19,7 +19,13 @@ from precise_shield.core.summary import (
     Role,
     Summary,
 )
-from precise_shield.report.causal import causal_figures, causal_tables, excess, matrix_findings
+from precise_shield.report.causal import (
+    causal_figures,
+    causal_tables,
+    dose_findings,
+    excess,
+    matrix_findings,
+)
 from precise_shield.report.page import render_html, render_markdown
 from precise_shield.report.view import View
 from precise_shield.report.words import number
@@ -158,3 +164,11 @@ def test_shared_neurons_are_set_against_what_is_left_of_a_language():
     (finding,) = matrix_findings(View(summary.model_copy(update={"verification": check})))
     assert f"{number(excess(own[0]))} nats in their language" in finding.sentence
     assert matrix_findings(View(realistic())) == []
+
+
+def test_amplifying_is_set_against_random_sets():
+    (finding,) = dose_findings(View(with_causal()))
+    assert "Times 2" in finding.sentence
+    assert "+1.00 nats, random sets' by 0.05 to 0.25" in finding.sentence  # half the drop of -2
+    assert finding.tone == "unclear"  # five sets are no test
+    assert dose_findings(View(realistic())) == []

@@ -120,6 +120,29 @@ def _dose(found: Causal) -> Figure | None:
     )
 
 
+def dose_findings(view: View) -> list[Finding]:
+    """What amplifying does to requests that are answered: the variant without training."""
+    found = _found(view)
+    points = [point for point in found.dose if 1 < point.factor <= 2] if found else []
+    if not points or found is None or found.panel is None:
+        return []
+    point, base = max(points, key=lambda each: each.factor), found.panel.untouched
+
+    def rise(reading: PanelReading) -> float:
+        if reading.complied is None or base.complied is None:
+            return reading.log_odds - base.log_odds
+        return reading.complied - base.complied
+
+    own, random = rise(point.chosen), [rise(reading) for reading in point.random]
+    beyond = own > 0 and own > max(random)
+    words = (
+        f"Times {point.factor:g}, the refusal log-odds of requests that the untouched model answers"
+        f" move by {signed(own, 2, plus=True)} nats, random sets' by {_range(random)}"
+        f" ({len(random)} sets, too few for a test); benign KL {small(point.chosen.kl)}."
+    )
+    return [Finding("Amplified", "unclear" if beyond else "bad", words)]
+
+
 def _line(
     points: Sequence[DosePoint], measured: Measured, place: int | None
 ) -> tuple[tuple[float, float], ...]:

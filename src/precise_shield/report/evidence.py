@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import isfinite
 
 from precise_shield.core.summary import Receipt, SetFacts
-from precise_shield.report.causal import matrix_findings
+from precise_shield.report.causal import dose_findings, matrix_findings
 from precise_shield.report.dynamics import influence_finding
 from precise_shield.report.headline import TOLERANCE, Finding, Tone, points_text, share_text
 from precise_shield.report.headroom import headroom_finding
@@ -30,7 +30,7 @@ ALPHA = 0.05
 def believe_findings(view: View) -> list[Finding]:
     """Question 2: can I believe it?"""
     found = [*_controls(view), _suppression(view), _switched_off(view), _unscored(view)]
-    found += [*role_findings(view), *matrix_findings(view)]
+    found += [*role_findings(view), *matrix_findings(view), *dose_findings(view)]
     found += [_stability(view), _claims(view)]
     return [finding for finding in found if finding is not None]
 

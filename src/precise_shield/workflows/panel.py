@@ -28,7 +28,7 @@ from precise_shield.models.readout import FirstTokenReadout
 from precise_shield.workflows.collecting import collect_stats
 from precise_shield.workflows.context import Run
 from precise_shield.workflows.controls import control, features
-from precise_shield.workflows.identify import Atlas, identify
+from precise_shield.workflows.identify import UNSEEN, Atlas, identify
 
 UNTOUCHED: State = nullcontext
 POOL = 120
@@ -209,7 +209,7 @@ def key(run: Run, *rows: Example, **more: object) -> dict[str, object]:
     section = run.config.verify
     return run.made_by(
         rows,
-        identify=digest(run.config.identify.model_dump(exclude={"batch_size"})),
+        identify=digest(run.config.identify.model_dump(exclude=UNSEEN)),
         refusals=digest(refusals(run)),
         edit=section.edit,
         scope=section.scope,
