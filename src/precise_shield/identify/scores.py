@@ -122,10 +122,10 @@ SCORES.register("pathways")(
     )
 )
 SCORES.register("wanda")(
-    Score(mean_of, "single", "|W| x input norm: Wei et al., ICML 2024, Sec. 3 (Wanda)", WANDA)
+    Score(mean_of, "single", "|W| x input norm: Wei et al., ICML 2024, arXiv 2402.05162", WANDA)
 )
 SCORES.register("snip")(
-    Score(mean_of, "single", "|W x gradient|: Wei et al., ICML 2024, Sec. 3 (SNIP)", SNIP)
+    Score(mean_of, "single", "|W x gradient|: Wei et al., ICML 2024, arXiv 2402.05162", SNIP)
 )
 SCORES.register("deactivation")(
     Score(mean_of, "single", "SS-Neurons, arXiv 2602.01283, last hidden state", FINAL_HIDDEN)
