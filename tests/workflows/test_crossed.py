@@ -87,6 +87,11 @@ def test_a_crossed_run_has_three_effects_with_confidence(small, tmp_path):
     assert effects <= set(rows)
     assert not any(rows[name].cell for name in effects)
     assert not facts.own_responses
+    # from the three files the same can be chosen again
+    paths = [str(path) for path in collect_stats(run).paths]
+    assert len(paths) == 3
+    given = opened(small, tmp_path, from_stats=paths)
+    assert identify(given).sets == atlas.sets
     # switched off, the run has the same main set from the same statistics
     plain = identify(opened(small, tmp_path, categories=True))
     assert plain.sets["en/text"] == atlas.sets["en/text"]
@@ -156,7 +161,7 @@ def test_where_the_model_refuses_nothing_the_error_says_so(small, tmp_path, judg
 
 def test_sets_are_chosen_again_from_a_file_without_the_model(small, tmp_path, monkeypatch):
     run = opened(small, tmp_path / "a")
-    path, known = str(collect_stats(run).paths[0]), identify(run).sets
+    path, known = [str(collect_stats(run).paths[0])], identify(run).sets
     again = opened(small, tmp_path / "b", from_stats=path)
     monkeypatch.setattr(type(again), "loaded", property(lambda _: pytest.fail("model was loaded")))
     assert identify(again).sets == known
@@ -165,8 +170,10 @@ def test_sets_are_chosen_again_from_a_file_without_the_model(small, tmp_path, mo
     assert explain(other).position == "last_prompt"
     changes = {"score": "effect_size", "scope": "global", "chosen": "en/text | all"}
     assert identify(opened(small, tmp_path, from_stats=path, **changes)).neurons
+    with pytest.raises(StoreError, match=r"text.0.ffn.* again: it is no further pass"):
+        identify(opened(small, tmp_path, from_stats=path * 2))
     with pytest.raises(StoreError, match="does not exist"):
-        identify(opened(small, tmp_path, from_stats="/nowhere/stats.safetensors"))
+        identify(opened(small, tmp_path, from_stats=["/nowhere/stats.safetensors"]))
 
 
 def test_a_run_that_was_cut_off_while_collecting_goes_on(small, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -96,8 +97,11 @@ def stage(work: Callable[[Run], object]) -> None:
 def identify(
     config: ConfigArg,
     from_stats: Annotated[
-        Path | None,
-        typer.Option("--from-stats", help="A stats.safetensors to choose from, without the model."),
+        list[Path] | None,
+        typer.Option(
+            "--from-stats",
+            help="A stats.safetensors to choose from, without the model. Repeatable, one a pass.",
+        ),
     ] = None,
     out: Out = None,
     changes: Set = None,
@@ -110,7 +114,8 @@ def identify(
     """Find safety neurons per language and modality, and write them as an atlas."""
     from precise_shield.workflows.identify import identified, read_atlas
 
-    given = [] if from_stats is None else [f"identify.from_stats={from_stats}"]
+    named = json.dumps([str(path) for path in from_stats or []])
+    given = [f"identify.from_stats={named}"] if from_stats else []
     with opened(config, out, [*(changes or []), *given], limit, device, dtype, quiet=quiet) as run:
         done = identified(run)
         atlas = read_atlas(done)

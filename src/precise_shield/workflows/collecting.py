@@ -56,10 +56,16 @@ class Collected:
         """Everything that was collected, in one.
 
         Raises:
-            StoreError: a file is missing or damaged.
+            StoreError: a file is missing or damaged, or is of another run.
         """
         first, *others = map(Stats.load, self.paths)
-        for other in others:
+        for path, other in zip(self.paths[1:], others, strict=True):
+            twice = first.moments.keys() & other.moments.keys()
+            if twice or other.cells != first.cells:
+                what = f"holds {min(twice)} again" if twice else "has other cells"
+                raise StoreError(
+                    f"{path} {what}: it is no further pass of the run that {self.paths[0]} is of."
+                )
             first.merge(other)
         return first
 
@@ -71,7 +77,7 @@ def collect_stats(run: Run) -> Collected:
         EmptyCellError: a language and modality lacks one of the two harms.
     """
     if run.config.identify.from_stats is not None:
-        return _given(Path(run.config.identify.from_stats))
+        return _given([Path(path) for path in run.config.identify.from_stats])
     examples, own = _rows(run)
     cells = sorted({example.cell for example in examples})
     paired = {(c.language, c.modality) for c in cells}
@@ -87,11 +93,18 @@ def collect_stats(run: Run) -> Collected:
     )
 
 
-def _given(path: Path) -> Collected:
-    if not path.is_file():
-        raise StoreError(f"{path} does not exist; give a stats.safetensors that a run collected.")
-    with path.open("rb") as file:
-        return Collected(hashlib.file_digest(file, "sha256").hexdigest()[:16], (path,))
+def _given(paths: list[Path]) -> Collected:
+    missing = [path for path in paths if not path.is_file()]
+    if missing or not paths:
+        raise StoreError(
+            f"{missing[0] if missing else 'identify.from_stats'} does not exist; give the"
+            " stats.safetensors that a run collected."
+        )
+    hashes = []
+    for path in paths:
+        with path.open("rb") as file:
+            hashes.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return Collected(digest(hashes)[:16], tuple(paths))
 
 
 def _what(quantity: str, examples: Sequence[Example]) -> str:

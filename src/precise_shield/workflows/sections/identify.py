@@ -81,8 +81,8 @@ class IdentifySection(Section):
     draws: int = Field(default=199, ge=19)
     """Draws of shuffled labels; half-splits take a tenth of them."""
 
-    from_stats: str | None = None
-    """A `stats.safetensors` of an earlier run, to choose from it again without the model."""
+    from_stats: list[str] | None = None
+    """`stats.safetensors` of an earlier run, one a pass, to choose from again without the model."""
 
     bootstrap: int = Field(default=100, ge=0)
     """Draws of the folds with replacement, for the confidence of every set."""
