@@ -275,7 +275,7 @@ def _matrix(view: View, found: Causal) -> Figure | None:
             ]
             title = f"Read in {modality_name(modality)}"
             label = f"Refusal log-odds lost, {title}, set by language"
-            rows = [name.replace(" - ", MINUS) for name in names]
+            rows = [_brief(name) for name in names]
             panels.append(Panel(title, heat_map(label, rows, view.languages, squares, "risk")))
     cells = len(found.matrix)
     least = min(1.0, cells / (1 + len(found.matrix[0].random)))
@@ -290,6 +290,13 @@ def _matrix(view: View, found: Causal) -> Figure | None:
         tuple(panels),
         _matrix_table(found.matrix),
     )
+
+
+def _brief(name: str) -> str:
+    """`MS−SS:sw` for `MS:sw - SS:sw`: row labels are narrow."""
+    language = name.rsplit(":", 1)[-1]
+    brief = f"MS{MINUS}SS:{language}"
+    return brief if name == _rest(f"SS:{language}") else name.replace(" - ", MINUS)
 
 
 def matrix_findings(view: View) -> list[Finding]:
