@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+import transformers as hf
 from torch.nn import functional as F
 
 from precise_shield.core.errors import DeadTapError, LayoutMismatchError
@@ -13,7 +14,7 @@ from precise_shield.models.bind import bind, kinds_of
 from precise_shield.models.layouts import Attention, Experts, Layout, layouts_for
 from precise_shield.models.taps import tapped
 from precise_shield.models.units import unit_major
-from tiny import BUILDERS, MOE_CONFIGS, inputs, tiny
+from tiny import BUILDERS, IDS, MOE_CONFIGS, TEXT, build, inputs, tiny
 
 UNITS = (0, 3, 7)
 
@@ -320,3 +321,49 @@ def test_a_row_that_misreads_the_attention_is_refused(monkeypatch):
     monkeypatch.setattr("precise_shield.models.bind.layouts_for", lambda _: layout)
     with pytest.raises(LayoutMismatchError, match="does not come out even"):
         bind(tiny("llama"), units=("query",))
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "mllama", "olmo2", "phi3", "qwen3_moe"])
+def test_queries_keys_and_values_are_told_apart_by_what_the_first_token_can_do(name):
+    """It sees itself alone: its query cannot matter, its key moves later tokens, its value all."""
+    model = tiny(name)
+    bound, ids = bind(model, units=("query", "key", "value", "attention")), torch.arange(3, 9)[None]
+    moved = {}
+    for kind in ("query", "key", "value", None):
+        acts = {}
+
+        def push(site, a, kind=kind, acts=acts):
+            acts[site] = a.clone()
+            if (site.layer, site.kind) != (0, kind):
+                return None
+            first = torch.zeros_like(a)
+            first[:, 0, 0] = 3.0
+            return a + first
+
+        with torch.no_grad(), tapped(bound, push):
+            model(input_ids=ids)
+        moved[kind] = acts[Site("text", 0, "attention")][0]
+    away = {kind: (moved[kind] - moved[None]).abs().amax(1) > 1e-4 for kind in moved}
+    assert not away["query"].any()
+    assert not away["key"][0]
+    assert away["key"][1:].any()
+    assert away["value"][0]
+
+
+def test_a_shared_value_unit_feeds_the_query_heads_of_its_own_group():
+    config = hf.LlamaConfig(
+        **{**TEXT, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 4}, **IDS
+    )
+    bound = bind(build(config), units=("value", "attention"))
+    quiet = seen(bound.model, bound)
+    site, out = Site("text", 0, "value"), Site("text", 0, "attention")
+    for unit, columns in ((1, [1, 5]), (6, [10, 14])):
+
+        def push(where, acts, unit=unit):
+            one = torch.zeros_like(acts)
+            one[..., unit] = 1.0
+            return acts + one if where == site else None
+
+        moved = (seen(bound.model, bound, push)[out] - quiet[out]).flatten(0, -2).abs().amax(0)
+        assert (moved > 1e-4).nonzero().flatten().tolist() == columns
+        assert bound.sites[site].writes.columns(unit) == columns
