@@ -93,10 +93,9 @@ def test_arms_are_what_their_names_say(run, arms):
 
 def test_benign_rows_are_the_harmful_contrast_turned_round(run, arms):
     """Every one of them is in the benign arm's top and not in the harmful arm's."""
-    from precise_shield.identify.collect import Stats
     from precise_shield.workflows.collecting import collect_stats
 
-    stats = Stats.load(collect_stats(run).path("stats.safetensors"))
+    stats = collect_stats(run).stats()
     seen = 0
     for site, ids in arms["benign-rows"].neurons.units.items():
         norms = stats.norms[site]

@@ -248,7 +248,9 @@ def _unseen(found: Evaluation, condition: Condition, part: object) -> Claim:
         f"{_points(each)} against {name}" for each, name in zip(beyond, controls, strict=True)
     )
     outcomes = [_sign(each, -1) for each in (effect, *beyond)]
-    agreed = outcomes[0] if len(set(outcomes)) == 1 else "unclear"
+    agreed: Outcome = outcomes[0] if len(set(outcomes)) == 1 else "unclear"
+    if "does not hold" in outcomes:
+        agreed = "does not hold"
     attackable = _hits(found, "attack_success") > 0
     return Claim(
         claim=f"What was tuned carries over to what was not trained, and more than random rows"
