@@ -4,12 +4,14 @@ import pytest
 
 from precise_shield.core.summary import Condition, RateRow
 from precise_shield.evaluate.bootstrap import GroupedDifference
-from precise_shield.workflows.claims import _sign, _suppression, _tuning
+from precise_shield.workflows.claims import _sign, _suppression, _tuning, _unseen
 from precise_shield.workflows.evaluate import Evaluation
+from precise_shield.workflows.sections.align import ZeroShotSection
 
 CONDITIONS = [
     Condition(name="random", kind="random_rows", label="random"),
     Condition(name="off", kind="random_suppressed", label="off"),
+    Condition(name="zs-random-0", kind="zero_shot_random", label="random, zero-shot"),
 ]
 
 
@@ -23,8 +25,10 @@ class Found(Evaluation):
 def found(hits, effects):
     none = dict(language=None, modality=None, n=40, unscored=0, value=None, low=None, high=None)
     rates = [RateRow(condition="base", measure=m, hits=h, **none) for m, h in hits.items()]
-    made = Found([], CONDITIONS, {}, {}, rates, [], {}, "ours")
-    made.benign_kl.update(effects)
+    made = Found.__new__(Found)  # with nothing but what claims of effects look at
+    given = {"conditions": CONDITIONS, "rates": rates, "benign_kl": effects, "examples": []}
+    for name, value in given.items():
+        object.__setattr__(made, name, value)
     return made
 
 
@@ -68,3 +72,20 @@ def test_a_model_that_is_never_attacked_cannot_be_made_safer():
     effects = {("aligned", "base"): DOWN, ("aligned", "random"): DOWN}
     rows = _tuning(found({"attack_success": 0}, effects))
     assert {row.verdict for row in rows} == {"not testable"}
+
+
+@pytest.mark.parametrize(
+    ("against_base", "against_random", "verdict"),
+    [
+        (DOWN, DOWN, "holds"),
+        (DOWN, NOTHING, "unclear"),
+        (DOWN, UP, "does not hold"),
+        (NO_DATA, NO_DATA, "not testable"),
+    ],
+)
+def test_what_random_rows_carry_over_as_well_is_no_transfer(against_base, against_random, verdict):
+    effects = {("zs", "base"): against_base, ("zs", "zs-random-0"): against_random}
+    condition = Condition(name="zs", kind="zero_shot", label="zero-shot")
+    claim = _unseen(found({"attack_success": 9}, effects), condition, ZeroShotSection(name="zs"))
+    assert claim.verdict == verdict
+    assert "against zs-random-0" in claim.measured
