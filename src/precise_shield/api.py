@@ -15,9 +15,12 @@ from precise_shield.workflows.align import align
 from precise_shield.workflows.arms import Arm
 from precise_shield.workflows.config import Config, load_config, parse_config
 from precise_shield.workflows.context import Run, started
+from precise_shield.workflows.data import DataCheck
+from precise_shield.workflows.data import check as data_check
 from precise_shield.workflows.deltas import apply, receipt_check, undo
 from precise_shield.workflows.demo import demo
 from precise_shield.workflows.doctor import doctor
+from precise_shield.workflows.dressing import transform_file as data_transform
 from precise_shield.workflows.evaluate import Evaluation, evaluate
 from precise_shield.workflows.explain import explain
 from precise_shield.workflows.explained import before_tuning
@@ -37,12 +40,15 @@ __all__ = [
     "Arm",
     "Atlas",
     "Config",
+    "DataCheck",
     "Evaluation",
     "Exported",
     "Run",
     "align",
     "apply",
     "before_tuning",
+    "data_check",
+    "data_transform",
     "demo",
     "doctor",
     "evaluate",

@@ -243,6 +243,11 @@ def test_parquet_rows_that_are_no_text_are_problems_of_their_row(tmp_path):
     assert problem.row is None
 
 
+def test_parquet_that_writes_missing_texts_as_nan_has_missing_texts(tmp_path):
+    rows = [values(0) | {"category": float("nan")}, values(1) | {"category": float("nan")}]
+    assert [row.category for row in load(as_parquet(tmp_path, rows)).examples] == [None, None]
+
+
 def test_parquet_without_its_library_is_one_sentence(tmp_path, monkeypatch):
     path = as_parquet(tmp_path, [values(0)])
     assert check(path) == []

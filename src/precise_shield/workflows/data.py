@@ -13,7 +13,7 @@ from precise_shield.core.records import Example
 from precise_shield.core.summary import OverlapCount
 from precise_shield.data.contrast import check_splits
 from precise_shield.data.manifest import Problem, examine
-from precise_shield.data.overlap import counted, find_overlaps, sentence
+from precise_shield.data.overlap import NEAR, counted, find_overlaps, sentence
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class DataCheck:
         }
 
 
-def check(paths: Sequence[Path], threshold: float) -> DataCheck:
+def check(paths: Sequence[Path], threshold: float = NEAR) -> DataCheck:
     """Check manifests one by one and together: problems of rows, cut groups, repeated requests."""
     examples: list[Example] = []
     problems: list[tuple[Path, Problem]] = []

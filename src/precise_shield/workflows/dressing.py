@@ -37,7 +37,11 @@ def apply_transform(
 
 
 def transform_file(
-    name: str, source: Path, out: Path, options: Mapping[str, Any], on_bad_row: OnBadRow
+    name: str,
+    source: Path,
+    out: Path,
+    options: Mapping[str, Any],
+    on_bad_row: OnBadRow = "stop",
 ) -> Loaded:
     """Read a manifest, dress its rows anew, and write another one, its pictures beside it.
 
