@@ -13,6 +13,7 @@ from pathlib import Path
 
 from precise_shield.workflows.align import align
 from precise_shield.workflows.arms import Arm
+from precise_shield.workflows.chat import Chat, chat
 from precise_shield.workflows.config import Config, load_config, parse_config
 from precise_shield.workflows.context import Run, started
 from precise_shield.workflows.data import DataCheck
@@ -39,6 +40,7 @@ from precise_shield.workflows.verify import verify
 __all__ = [
     "Arm",
     "Atlas",
+    "Chat",
     "Config",
     "DataCheck",
     "Evaluation",
@@ -47,6 +49,7 @@ __all__ = [
     "align",
     "apply",
     "before_tuning",
+    "chat",
     "data_check",
     "data_transform",
     "demo",

@@ -4,7 +4,18 @@ Heavy imports stay inside the commands, so that `--help` answers at once.
 """
 
 # each registers its commands
-from precise_shield.cli import atlas, data, handing, judging, results, stages, tools
+from precise_shield.cli import atlas, chat, data, handing, judging, results, stages, tools
 from precise_shield.cli.app import app, main
 
-__all__ = ["app", "atlas", "data", "handing", "judging", "main", "results", "stages", "tools"]
+__all__ = [
+    "app",
+    "atlas",
+    "chat",
+    "data",
+    "handing",
+    "judging",
+    "main",
+    "results",
+    "stages",
+    "tools",
+]

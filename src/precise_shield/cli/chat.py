@@ -1,0 +1,95 @@
+"""Talk to a finished run's model, before and after."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from precise_shield.cli.app import Device, Quiet, app
+from precise_shield.core.errors import UserError
+
+if TYPE_CHECKING:
+    from precise_shield.workflows.chat import Answers, Chat
+
+HELP = "commands: /image PATH (or /image to take it away), /switch, /quit"
+
+
+@app.command()
+def chat(
+    folder: Annotated[Path, typer.Argument(help="Folder of a finished `run`.")],
+    condition: Annotated[
+        str, typer.Option("--condition", help="Which alignment of the run.")
+    ] = "aligned",
+    tokens: Annotated[
+        int | None, typer.Option("--tokens", min=1, help="Longest answer; default as evaluated.")
+    ] = None,
+    device: Device = None,
+    quiet: Quiet = False,
+) -> None:
+    """Ask the model before and after its alignment, side by side; nothing is saved.
+
+    A prompt a line, from a terminal or a pipe. `/image PATH` attaches a picture, `/switch` holds
+    the tuned neurons at zero in both models or lets them go, `/quit` ends.
+    """
+    from precise_shield.workflows.chat import chat as work
+
+    talk = work(folder, condition=condition, tokens=tokens, device=device, quiet=quiet)
+    lines = typer.get_text_stream("stdin", encoding="utf-8", errors="replace")
+    asking = sys.stdin.isatty()
+    if not quiet:
+        typer.echo(f"{len(talk.arm.neurons)} tuned neurons; {HELP}", err=True)
+    while True:
+        if asking:
+            typer.echo("> ", nl=False, err=True)
+        line = lines.readline()
+        if not line or line.strip() == "/quit":
+            return
+        if line.strip():
+            answered(talk, line.strip())
+
+
+def answered(talk: Chat, line: str) -> None:
+    """Do what one line asks; a mistake is a sentence, and the talk goes on."""
+    from precise_shield.report.words import visible
+
+    word, _, rest = line.partition(" ")
+    try:
+        if word == "/switch":
+            state = "on" if talk.switch() else "off: held at zero in both models"
+            typer.echo(f"tuned neurons {state}")
+        elif word == "/image":
+            talk.attach(rest.strip() or None)
+            typer.echo(f"picture: {visible(talk.image or 'none')}")
+        elif word.startswith("/"):
+            typer.echo(f"no such command; {HELP}", err=True)
+        else:
+            show_answers(talk.ask(line))
+    except UserError as error:
+        typer.echo(f"error: {visible(str(error))}", err=True)
+
+
+def show_answers(answers: Answers) -> None:
+    """Two columns on a terminal, one after the other in a pipe; control characters as words."""
+    from precise_shield.report.words import visible
+
+    said = [
+        visible(text) + (" […]" if cut else "")
+        for text, cut in zip((answers.before, answers.after), answers.cut, strict=True)
+    ]
+    if not sys.stdout.isatty():
+        for head, text in zip(("before: ", "after:  "), said, strict=True):
+            typer.echo(head + text.replace("\n", "\n        "))
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, expand=True)
+    for head in ("before", "after"):
+        table.add_column(head, ratio=1, overflow="fold")
+    table.add_row(*map(Text, said))
+    Console().print(table)
