@@ -15,7 +15,7 @@ def test_the_quickstart_runs_as_printed(config_text, tmp_path, monkeypatch, caps
     scope: dict[str, object] = {}
     exec(block, scope)
     assert "neurons in all" in capsys.readouterr().out
-    assert len(scope["arms"]) == 3  # type: ignore[arg-type]
+    assert len(scope["arms"]) == 4  # type: ignore[arg-type]  # two trainings, a control each
 
 
 def test_every_command_it_names_exists():
