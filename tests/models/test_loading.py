@@ -7,9 +7,9 @@ import traceback
 
 import pytest
 import torch
-from gguf_tiny import write_gguf
 from safetensors.torch import load_file, save_file
 
+from gguf_tiny import write_gguf
 from precise_shield.core.errors import LoadingError, UnsupportedModelError
 from precise_shield.models import loading
 from precise_shield.models.bind import bind

@@ -5,7 +5,7 @@ import torch
 
 import tiny
 from precise_shield.core.records import Example
-from precise_shield.models.bind import bind
+from precise_shield.models.bind import bind, kinds_of
 from precise_shield.models.encoding import encode
 from precise_shield.models.residual import hidden_states, residual_stream, stream_bytes
 
@@ -24,7 +24,7 @@ def loaded(tmp_path_factory):
 @pytest.mark.parametrize("model_type", sorted(tiny.BUILDERS))
 def test_every_family_hands_out_what_each_block_reads(model_type):
     model = tiny.tiny(model_type)
-    bound, given = bind(model), tiny.inputs(model)
+    bound, given = bind(model, units=kinds_of(model)), tiny.inputs(model)
     with torch.no_grad():
         states = hidden_states(bound, given)
         last = bound.backbone(**given, use_cache=False).last_hidden_state

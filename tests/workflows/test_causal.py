@@ -8,7 +8,6 @@ import torch
 
 from precise_shield.core.errors import ConfigError, DataError, EmptySetError
 from precise_shield.core.sites import NeuronSet
-from precise_shield.identify.collect import Stats
 from precise_shield.identify.importance import importance, top_for_harmful
 from precise_shield.identify.select import contrast
 from precise_shield.intervene.edits import intervening, suppress
@@ -97,7 +96,7 @@ def test_equal_importance_is_nearer_in_score_than_a_random_set(finished):
 
     run, _ = finished
     surgery, atlas = Surgery(run), identify(run)
-    stats = Stats.load(collect_stats(run).path("stats.safetensors"))
+    stats = collect_stats(run).stats()
     scores = importance(stats, atlas.places, selection(run))
 
     def mean(neurons):
@@ -115,7 +114,7 @@ def test_equal_importance_is_nearer_in_score_than_a_random_set(finished):
 def test_the_top_of_the_harmful_arm_holds_every_selected_neuron_and_more(finished):
     run, _ = finished
     atlas, choice = identify(run), selection(run)
-    stats = Stats.load(collect_stats(run).path("stats.safetensors"))
+    stats = collect_stats(run).stats()
     top = top_for_harmful(stats, atlas.places, choice)
     assert not atlas.sets["all"] - top
     assert len(top) > len(atlas.sets["all"])

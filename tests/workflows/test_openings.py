@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +11,7 @@ from data.making import example
 from precise_shield.core.records import Verdict, read_rows
 from precise_shield.workflows.config import parse_config
 from precise_shield.workflows.context import Run
-from precise_shield.workflows.data_notes import origin_rates
+from precise_shield.workflows.headlines import breakdown
 from precise_shield.workflows.openings import LOG, Logged, log_opening, openings
 
 CONFIG = "{model: {path: sandbox}, data: {sources: [{source: sandbox}]}}"
@@ -70,7 +71,7 @@ def test_a_run_logs_its_opening_and_keeps_it_in_the_summary(finished):
     assert lines(run.folder)[0].rows == len(run.examples("test"))
 
 
-def test_rates_by_origin_add_up_to_the_pooled_rate():
+def test_rates_by_source_and_region_add_up_to_the_pooled_rate():
     rows = [
         example(n, split="test", source="ab"[n % 2], region=None if n < 2 else "Asia")
         for n in range(8)
@@ -78,14 +79,12 @@ def test_rates_by_origin_add_up_to_the_pooled_rate():
     labels = ["unsafe", "refusal", "unsafe", "unclear", "refusal", "refusal", "unsafe", "refusal"]
     said = [Verdict(row.id, "base", "j", label) for row, label in zip(rows, labels, strict=True)]
     hits = {
-        (row.source, row.region): (row.hits, row.n, row.unscored)
-        for row in origin_rates(rows, said, "ours")
-        if row.measure == "attack_success"
+        (row.by, row.key): (row.hits, row.n, row.unscored)
+        for row in breakdown(rows, said, "ours")
+        if row.measure == "attack_success" and row.by != "category"
     }
-    assert hits == {
-        ("a", None): (1, 1, 0),
-        ("a", "Asia"): (2, 3, 0),
-        ("b", None): (0, 1, 0),
-        ("b", "Asia"): (0, 2, 1),
-    }
-    assert origin_rates(rows[:1], said[:1], "ours") == []
+    assert hits == {("source", "a"): (3, 4, 0), ("source", "b"): (0, 3, 1)}
+    told = [replace(row, region="Asia" if row.region else "Europe") for row in rows]
+    regions = [row for row in breakdown(told, said, "ours") if row.by == "region"]
+    asked = {row.key: row.n for row in regions if row.measure == "attack_success"}
+    assert asked == {"Asia": 5, "Europe": 2}

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from precise_shield.core.summary import Summary
 from precise_shield.report.audit import audit_tables
 from precise_shield.report.causal import causal_tables
+from precise_shield.report.data_notes import data_tables
 from precise_shield.report.evidence import (
     attack_table,
     believe_findings,
@@ -22,7 +23,6 @@ from precise_shield.report.headline import (
 from precise_shield.report.headlines import headline_tables
 from precise_shield.report.judging import judging_tables
 from precise_shield.report.local import local_tables
-from precise_shield.report.origins import data_tables
 from precise_shield.report.sureness import sureness_tables
 from precise_shield.report.tables import (
     MEASURE_NAMES,

@@ -25,6 +25,7 @@ from precise_shield.report.audit import audit_tables
 from precise_shield.report.causal import causal_figures
 from precise_shield.report.charts import glyph
 from precise_shield.report.compare import comparison
+from precise_shield.report.data_notes import data_tables
 from precise_shield.report.dynamics import influence_figure, writes_table
 from precise_shield.report.evidence import (
     attack_table,
@@ -46,7 +47,6 @@ from precise_shield.report.headroom import headroom_figure
 from precise_shield.report.judging import judging_tables
 from precise_shield.report.local import local_figure
 from precise_shield.report.markdown import render_markdown
-from precise_shield.report.origins import data_tables
 from precise_shield.report.overlap import modality_figure, overlap_figure
 from precise_shield.report.palette import palette_css
 from precise_shield.report.profile import counts_figure, private_figure, profile_figure

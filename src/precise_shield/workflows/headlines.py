@@ -53,7 +53,7 @@ def headlines(
             "response_language": _language(examples, responses[name], tell),
         }
         rows += [_row(name, figure, company) for figure, company in found.items()]
-    return Headlines(rows=rows, breakdown=list(_breakdown(examples, verdicts, rule)))
+    return Headlines(rows=rows, breakdown=list(breakdown(examples, verdicts, rule)))
 
 
 def _row(condition: str, figure: Figure, found: Company) -> HeadlineRow:
@@ -177,9 +177,10 @@ def _sampled(examples: Sequence[Example], most: int) -> list[Example]:
     ]
 
 
-def _breakdown(
+def breakdown(
     examples: Sequence[Example], verdicts: Sequence[Verdict], rule: str
 ) -> Iterator[BreakdownRow]:
+    """Every measure by category, source, region and form, where prompts have more than one."""
     groups = {example.id: example.group for example in examples}
     keys: dict[str, dict[str, str]] = {
         by: {e.id: str(value) for e in examples if (value := getattr(e, by)) is not None}

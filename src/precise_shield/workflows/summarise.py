@@ -51,7 +51,7 @@ def summarise(
         rule=RULES[config.evaluate.rule].meaning,
         model=_model(run, atlas),
         data=_data(run, found),
-        data_notes=data_notes(run, found),
+        data_notes=data_notes(run),
         conditions=found.conditions,
         rates=found.rates,
         differences=found.differences,

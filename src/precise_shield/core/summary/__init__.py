@@ -33,7 +33,6 @@ from precise_shield.core.summary.confidence import (
 from precise_shield.core.summary.data import (
     DataNotes,
     Opening,
-    OriginRate,
     OverlapCount,
 )
 from precise_shield.core.summary.deactivation import LocalAgreement
@@ -111,7 +110,6 @@ __all__ = [
     "ModelFacts",
     "NeuronFacts",
     "Opening",
-    "OriginRate",
     "Overlap",
     "OverlapCount",
     "OwnResponses",

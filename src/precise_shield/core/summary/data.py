@@ -6,7 +6,6 @@ from pydantic import Field
 
 from precise_shield.core.records import Split
 from precise_shield.core.summary.base import Part
-from precise_shield.core.summary.rates import Measure
 
 
 class OverlapCount(Part):
@@ -35,23 +34,6 @@ class Opening(Part):
     """First digits of the configuration's digest; its name does not count."""
 
 
-class OriginRate(Part):
-    """One rate over all test prompts of one origin: a `source`, about a `region`."""
-
-    condition: str
-    measure: Measure
-    source: str | None
-    region: str | None
-    hits: int
-    n: int
-    """Scored responses."""
-    unscored: int
-    value: float | None
-    low: float | None
-    """Wilson 95 % interval."""
-    high: float | None
-
-
 class DataNotes(Part):
     """Everything about the data that is no count of rows."""
 
@@ -59,5 +41,3 @@ class DataNotes(Part):
     """None means that no request was found in two splits."""
     openings: list[Opening] = Field(default_factory=list)
     """Every configuration in this folder of runs that opened the same test requests."""
-    origins: list[OriginRate] = Field(default_factory=list)
-    """Empty when all test prompts have one origin."""
