@@ -25,6 +25,7 @@ from precise_shield.workflows.dressing import transform_file as data_transform
 from precise_shield.workflows.evaluate import Evaluation, evaluate
 from precise_shield.workflows.explain import explain
 from precise_shield.workflows.explained import before_tuning
+from precise_shield.workflows.explore import explorer as explore
 from precise_shield.workflows.export import Exported, export
 from precise_shield.workflows.gate import gate
 from precise_shield.workflows.headroom import headroom
@@ -56,6 +57,7 @@ __all__ = [
     "doctor",
     "evaluate",
     "explain",
+    "explore",
     "export",
     "export_results",
     "gate",

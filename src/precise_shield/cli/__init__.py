@@ -4,7 +4,7 @@ Heavy imports stay inside the commands, so that `--help` answers at once.
 """
 
 # each registers its commands
-from precise_shield.cli import atlas, chat, data, handing, judging, results, stages, tools
+from precise_shield.cli import atlas, chat, data, explore, handing, judging, results, stages, tools
 from precise_shield.cli.app import app, main
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "atlas",
     "chat",
     "data",
+    "explore",
     "handing",
     "judging",
     "main",
