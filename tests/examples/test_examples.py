@@ -21,6 +21,7 @@ from precise_shield.core.sites import NeuronSet
 from precise_shield.evaluate.judges import JUDGES
 from precise_shield.identify.scores import SCORES
 from precise_shield.models import layouts
+from precise_shield.models.units import read_rows
 from precise_shield.workflows.deltas import apply
 from precise_shield.workflows.sections.model import ModelSection
 
@@ -130,7 +131,15 @@ def test_own_score_chooses_again_without_another_pass(script, run_folder):
     rows = re.findall(r"^(\S+): (\d+) and (\d+) neurons, Jaccard (\S+)$", out, re.M)
     assert [row[0] for row in rows] == ["en/text", "fr/text"]
     assert [int(row[1]) for row in rows] == [len(before.sets[row[0]]) for row in rows]
-    assert all(int(row[2]) > 0 and 0 <= float(row[3]) < 1 for row in rows)
+    assert all(0 <= float(row[3]) < 1 for row in rows)
+    atlases = map(api.load_atlas, (run_folder / "stages" / "identify").glob("*/atlas.safetensors"))
+    (after,) = [atlas for atlas in atlases if atlas.about["score"] == "driven_up"]
+    for name, _, size, _ in rows:
+        assert int(size) == len(after.sets[name]) > 0
+        for site, values in after.scores[name].items():
+            assert values.min() == 0 < values.max()  # a contrast of its own, as it was written
+            top = values.topk(int(0.2 * len(values))).indices.tolist()
+            assert set(top) == set(after.sets[name].units[site])
 
 
 def test_compare_atlases_prints_shares_beside_chance(script, run_folder, tmp_path):
@@ -168,6 +177,20 @@ def test_a_delta_goes_in_without_this_package_as_with_it(
     assert int(said.split()[0]) == moved > 0
     with pytest.raises(SystemExit, match="another base model"):
         script("delta_without_this_package.py", delta, out, tmp_path / "twice")
+
+
+@pytest.mark.parametrize(
+    ("shape", "dim", "index"),
+    [((6, 4), 0, [1, 5]), ((6, 4), 1, [0, 3]), ((6,), 0, [2, 4]),
+     ((3, 6, 4), 1, [1, 7, 17]), ((3, 6, 4), 2, [2, 11])],
+)  # fmt: skip
+def test_the_script_finds_slices_of_every_shape_as_the_package_does(shape, dim, index):
+    slices = runpy.run_path(str(FOLDER / "delta_without_this_package.py"))["slices"]
+    weight = torch.arange(float(torch.Size(shape).numel())).view(shape)
+    view, where = slices(weight, dim, torch.tensor(index))
+    assert torch.equal(view[where], read_rows(weight, dim, index))
+    view[where] = -1.0  # it is a view: the weight itself changes
+    assert int((weight == -1).sum()) == view[where].numel() < weight.numel()
 
 
 def test_an_adapter_answers_in_stock_peft_as_the_merged_model(
