@@ -13,10 +13,19 @@ from precise_shield.report.figures import Figure, Panel
 from precise_shield.report.svg import unit
 from precise_shield.report.tables import Entry, Rows, Table, p_entry, real, share, table, whole
 from precise_shield.report.view import View
-from precise_shield.report.words import count, known, number, p_text, percent, span
+from precise_shield.report.words import (
+    count,
+    known,
+    language_name,
+    modality_name,
+    number,
+    p_text,
+    percent,
+    span,
+)
 
-LANES = 40
-"""Sets drawn in the figure, the chosen one first; the table has all of them."""
+OTHERS = 10
+"""Sets drawn that are no cell, the chosen one first; the table has all of them."""
 
 
 def sureness_figures(view: View) -> list[Figure | None]:
@@ -54,32 +63,50 @@ def _sets_figure(view: View, found: Confidence) -> Figure | None:
         return None
     chosen = view.summary.neurons.chosen
     rows = sorted(found.sets, key=lambda row: (row.name != chosen, not row.cell))
-    lanes = [_lane(row) for row in rows[:LANES]]
-    title = "agreement with the set from other draws of the data"
-    drawn = marks_plot(
-        "How sure is the set", lanes, unit(*PLOT), depth=2, unit="Jaccard, %", head="p of the size"
-    )
-    left = len(rows) - len(lanes)
+    panels = _panels(view, rows, chosen)
+    left = len(rows) - sum(len(lanes) for _, lanes in panels)
     lead = (
-        f"{count(found.used)} draws of the data with replacement; beside them, two halves of it."
-        " At the end of a row: how often shuffled labels give as many neurons."
+        f"{count(found.used)} draws of the data with replacement; beside them, two halves of it:"
+        " Jaccard agreement with the whole set. At the end of a row: how often shuffled labels give"
+        " as many neurons."
     )
     return Figure(
         "sureness",
         "How sure is the set",
         lead + (f" {left} more sets are in the table." if left else ""),
-        (Panel(title, drawn),),
+        tuple(Panel(title, _drawn(title, lanes)) for title, lanes in panels),
         _sets_table(rows),
         (("suppressed", "drawn again, middle 95 %"), ("random", "two halves, middle 95 %")),
     )
 
 
-def _lane(row: SetConfidence) -> Lane:
+def _panels(view: View, rows: Sequence[SetConfidence], chosen: str) -> list[tuple[str, list[Lane]]]:
+    """Languages by modality, one panel each, then the chosen set and others by name."""
+    cells = {row.name: row for row in rows if row.cell}
+    found = []
+    for modality in view.modalities:
+        there = [(code, cells.get(f"{code}/{modality}")) for code in view.languages]
+        lanes = [_lane(language_name(code), row) for code, row in there if row is not None]
+        if lanes:
+            found.append((modality_name(modality), lanes))
+    named = [row for row in rows if row.name == chosen or not row.cell]
+    others = sorted(named, key=lambda row: (row.name != chosen, ":" in row.name))[:OTHERS]
+    if others:
+        found.append(("chosen set, and others", [_lane(row.name, row) for row in others]))
+    return found
+
+
+def _drawn(title: str, lanes: Sequence[Lane]) -> Markup:
+    label = f"How sure is the set, {title}"
+    return marks_plot(label, lanes, unit(*PLOT), depth=2, unit="Jaccard, %", head="p of the size")
+
+
+def _lane(label: str, row: SetConfidence) -> Lane:
     marks = (
         _mark("suppressed", row.bootstrap, f"{row.name}, drawn again", 0),
         _mark("random", row.halves, f"{row.name}, two halves", 1),
     )
-    return Lane(row.name, marks, p_text(row.p_value))
+    return Lane(label, marks, p_text(row.p_value))
 
 
 def _mark(kind: str, spread: Spread, what: str, lane: int) -> Mark:
