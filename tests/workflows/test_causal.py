@@ -17,7 +17,7 @@ from precise_shield.workflows.config import parse_config
 from precise_shield.workflows.context import started
 from precise_shield.workflows.identify import identify, selection
 from precise_shield.workflows.matrix import corrected, matrix
-from precise_shield.workflows.panel import Surgery, first_token_readout, panel, spread
+from precise_shield.workflows.panel import Surgery, first_token_readout, key, panel, spread
 from precise_shield.workflows.role_items import held_out, readables, taught
 from precise_shield.workflows.verify import verify
 
@@ -72,6 +72,21 @@ def test_panel_readings_are_those_of_the_plain_functions(finished):
     assert reading.kl == pytest.approx(float(apart.mean()), abs=1e-6)
     total = sum(score.logprob for score in scores) / sum(score.tokens for score in scores)
     assert reading.perplexity == pytest.approx(float(torch.tensor(-total).exp()), rel=1e-6)
+
+
+def test_probing_data_are_part_of_what_the_causal_check_is_made_by(finished, at_work):
+    """Random sets and means come from probing rows that no prompt of the check is among."""
+    run, _ = finished
+    prompts = run.examples("validation")
+    same, other = at_work(), at_work()
+    examples = list(run.data.examples)
+    gone = next(row for row in examples if (row.split, row.harm) == ("probe", "benign"))
+    other.__dict__["data"] = dataclasses.replace(
+        run.data, examples=[row for row in examples if row is not gone]
+    )
+    assert key(same, *prompts) == key(run, *prompts)
+    apart = key(other, *prompts)
+    assert {name for name in apart if apart[name] != key(run, *prompts)[name]} == {"collect"}
 
 
 def test_rivals_are_other_neurons_and_p_counts_them(finished):

@@ -29,7 +29,7 @@ from precise_shield.workflows.context import Run
 from precise_shield.workflows.controls import control, features
 from precise_shield.workflows.identify import Atlas
 
-CONTROL_SEED = 20_000
+CONTROL_SEED = 70_000
 """Seeds of influence's random sets, apart from those of other stages."""
 
 POSITION = "first_decision"
@@ -53,7 +53,11 @@ def inter_layer(run: Run, atlas: Atlas) -> InfluenceFacts | None:
             run.warnings.append(words)
         return None
     made_by = run.made_by(
-        prompts, neurons=digest(atlas.neurons.to_json()), random_sets=section.random_sets
+        prompts,
+        collect=collect_stats(run).key,
+        neurons=digest(atlas.neurons.to_json()),
+        position=run.config.identify.position,
+        random_sets=section.random_sets,
     )
     stage = run.store.stage("influence", made_by)
     what = f"influence between {len(layers)} layers on {len(prompts)} prompts"

@@ -209,6 +209,7 @@ def key(run: Run, *rows: Example, **more: object) -> dict[str, object]:
     section = run.config.verify
     return run.made_by(
         rows,
+        collect=collect_stats(run).key,
         identify=digest(run.config.identify.model_dump(exclude=UNSEEN)),
         refusals=digest(refusals(run)),
         edit=section.edit,

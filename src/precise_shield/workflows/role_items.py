@@ -12,6 +12,7 @@ from precise_shield.core.errors import DataError
 from precise_shield.core.records import Example, read_rows
 from precise_shield.core.store import digest
 from precise_shield.data.abilities import abilities
+from precise_shield.data.contrast import fingerprint
 from precise_shield.data.refusals import known_language, refusal_for
 from precise_shield.evaluate.statistics import auc
 from precise_shield.models.likelihood import first_token_ids
@@ -90,7 +91,7 @@ def _refusal(run: Run, harmful: Sequence[Example]) -> Readable:
         why = f"{len(rows)} harmful prompts whose held-out refusals start with a token of their own"
         return missing("refusal", ("prompt", "context"), f"not measured: {why}")
     readout = FirstTokenReadout(run.loaded, rows, new, run.config.verify.batch_size, seen)
-    made_by = digest([[(row.id, row.prompt) for row in rows], new, seen])
+    made_by = digest([fingerprint(rows), new, seen])
     return first_token(readout, made_by, _refuses_harmful(run))
 
 

@@ -15,6 +15,7 @@ from precise_shield.core.sites import NeuronSet
 from precise_shield.core.store import digest
 from precise_shield.core.summary import Component, Role
 from precise_shield.core.summary.causal import ComponentName, ComponentScope
+from precise_shield.data.contrast import fingerprint
 from precise_shield.evaluate.roles import verdicts
 from precise_shield.models.likelihood import State, answers_under
 from precise_shield.models.loading import LoadedModel
@@ -78,7 +79,8 @@ def first_token(
                 rows.append(readout())
         return Reading(torch.stack(rows))
 
-    return Readable(name, ("prompt", "context"), read, lambda _: lacking, readout.size, made_by)
+    of = digest([made_by, lacking])
+    return Readable(name, ("prompt", "context"), read, lambda _: lacking, readout.size, of)
 
 
 @dataclass(frozen=True)
@@ -112,10 +114,14 @@ def given_text(
             return ""
         return f"the untouched model puts {share:.0%} of the tokens first, below {least:.0%}"
 
-    made_by = digest(
-        [name, [(e.id, e.prompt, t) for e, t in zip(examples, texts, strict=True)], skip]
-    )
+    made_by = digest([name, *_asked(examples, texts), skip])
     return Readable(name, ("prompt", "response"), read, lacking, len(items), made_by)
+
+
+def _asked(examples: Sequence[Example], *said: Sequence[str]) -> list[object]:
+    """Everything that a readout depends on: prompts, pictures by their bytes, and what is said."""
+    ids = [example.id for example in examples]
+    return [fingerprint({e.id: e for e in examples}.values()), ids, *said]
 
 
 def judging(loaded: LoadedModel, items: Sequence[Item], batch_size: int) -> Readable:
@@ -138,9 +144,7 @@ def judging(loaded: LoadedModel, items: Sequence[Item], batch_size: int) -> Read
             return ""
         return f"the untouched model is right in {share:.0%} of {n}, which may be chance"
 
-    made_by = digest(
-        [(e.id, e.prompt, r, w) for e, r, w in zip(examples, right, wrong, strict=True)]
-    )
+    made_by = digest(_asked(examples, right, wrong))
     return Readable("judging", ("prompt",), read, lacking, len(items), made_by)
 
 
