@@ -19,7 +19,7 @@ from precise_shield.identify.confidence import (
     usable,
 )
 from precise_shield.identify.select import Selection, contrast, whole
-from precise_shield.identify.stability import bootstrap
+from precise_shield.identify.stability import bootstrap, halves, shuffled, usable_in_all
 
 SITE = Site("text", 0)
 PLACE = ("en", "text")
@@ -87,6 +87,37 @@ def test_draws_that_miss_every_row_of_an_arm_are_left_out():
     good = usable(stats, [PLACE], Selection(), draws)
     assert torch.equal(good, draws.harmful[:, 0] > 0)
     assert 0.4 < good.double().mean() < 0.85  # 1 - (15/16)^16 = 0.64
+
+
+def test_halves_and_shuffled_draws_that_leave_an_arm_without_a_row_are_left_out():
+    """Rows in two folds alone: a split counts where it parts them, a shuffle where it does not."""
+    both = stats_of(torch.ones(2, 3), torch.ones(2, 3), folds=2)
+    one, two = halves(200, 0)
+    first, second = usable_in_all(both, [PLACE], Selection(), lambda _: one, lambda _: two)
+    apart = one.harmful[:, 0] != one.harmful[:, 1]
+    assert 0 < int(apart.sum()) < 200
+    assert torch.equal(first(0).harmful, one.harmful[apart])
+    assert torch.equal(second(0).benign, two.benign[apart])
+    torn = stats_of(torch.ones(1, 3), torch.zeros(0, 3))  # harmful in fold 0, benign in fold 1
+    torn.fold_in(
+        Place(SITE, "response_mean"), torch.ones(1, 3), torch.tensor([1]), torch.tensor([1])
+    )
+    mixed = shuffled(200, 0)
+    (kept,) = usable_in_all(torn, [PLACE], Selection(), lambda _: mixed)
+    alike = mixed.harmful[:, 0] == mixed.harmful[:, 1]  # else both rows land in one arm
+    assert 0 < int(alike.sum()) < 200
+    assert torch.equal(kept(0).harmful, mixed.harmful[alike])
+
+
+def test_a_draw_that_leaves_an_arm_without_a_row_selects_nothing():
+    """Not the first units by number, which is what sorting undefined scores would give."""
+    stats = stats_of(torch.tensor([[1.0, 2, 9, 3]]), torch.tensor([[9.0, 3, 1, 2]]))
+    draws = bootstrap(200, 0)
+    found = contrast(stats, PLACE, Selection(p=0.25), draws)
+    good = usable(stats, [PLACE], Selection(), draws)
+    assert 0 < int(good.sum()) < 200
+    assert torch.equal(found.sizes(), good.double())
+    assert found.values[SITE][good][:, 2].all()
 
 
 def test_p_of_a_size_is_the_share_of_shuffled_sizes_that_reach_it():

@@ -8,8 +8,9 @@ from precise_shield.core.records import Cell
 from precise_shield.core.sites import Site
 from precise_shield.identify.collect import Batch, Place, Stats
 from precise_shield.identify.deactivation import deactivate
+from precise_shield.identify.importance import top_for_harmful
 from precise_shield.identify.passes import ATTRIBUTION, SNIP, WANDA
-from precise_shield.identify.select import Selection, contrast
+from precise_shield.identify.select import Selection, contrast, universal
 from precise_shield.models.bind import bind
 from precise_shield.models.head import hidden_states
 from precise_shield.models.taps import tapped
@@ -129,3 +130,15 @@ def test_an_expert_that_an_arm_never_reached_has_no_top_in_it():
         chosen[site.kind] = found.units.get(site, ())
     assert chosen["expert"] == (0, 7)
     assert chosen["ffn"] == (7,)  # ties of a dense layer's dead units go to the lower index
+
+
+def test_an_expert_without_a_token_adds_no_unit_to_the_rest_of_the_top_nor_to_universal_ones():
+    """All its units score 0, and a dense layer's first by number are what a tie gives."""
+    cells = (Cell("en", "text", "benign"), Cell("en", "text", "harmful"))
+    choice = Selection(p=0.2, universal=0.5)
+    for site, first in ((Site("text", 0, "expert", 0), 0), (Site("text", 0), 2)):
+        stats = Stats({site: torch.ones(10, dtype=torch.float64)}, cells)
+        place, number = Place(site, "response_mean"), torch.tensor([0, 0, 1, 1])
+        stats.fold_in(place, torch.zeros(4, 10), number, torch.arange(4))
+        assert len(top_for_harmful(stats, [("en", "text")], choice)) == first
+        assert int(universal(stats, site, choice).sum()) == first

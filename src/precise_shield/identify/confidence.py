@@ -12,11 +12,18 @@ from torch import Tensor
 
 from precise_shield.core.masks import Masks, mean_where_known
 from precise_shield.core.ranking import spearman
-from precise_shield.core.records import HARMS, Cell
 from precise_shield.core.sites import NeuronSet, Site
 from precise_shield.identify.collect import Stats
 from precise_shield.identify.scores import SCORES
-from precise_shield.identify.select import Draws, Place, Selection, arms, contrast, whole
+from precise_shield.identify.select import (
+    Contrast,
+    Draws,
+    Place,
+    Selection,
+    arms,
+    contrast,
+    whole,
+)
 
 BLOCK_BYTES = 2**28
 """Draws are taken in blocks whose masks take about this much memory."""
@@ -64,13 +71,10 @@ def usable(
 
     With few groups a draw can miss all of them; what it would select means nothing.
     """
-    site, quantity = next(iter(stats.norms)), SCORES[choice.score].quantity.name
+    site = next(iter(stats.norms))
     good = torch.ones(len(draws.harmful), dtype=torch.bool)
     for place in places:
-        here = [stats.at(site, Cell(*place, harm), choice.position, quantity) for harm in HARMS]
-        count = torch.cat([moments.count for moments in here])
-        for arm in (draws.harmful, draws.benign):
-            good &= (arm.double() @ count.double()) > 0
+        good &= Contrast.of_place(place).filled(stats, site, choice, draws)
     return good
 
 

@@ -136,6 +136,13 @@ class Contrast:
             _spread(cut.benign, own, weights)
         )
 
+    def filled(
+        self, stats: Stats, site: Site, choice: Selection, draws: Draws | None = None
+    ) -> Bool[Tensor, " draws"]:
+        """Draws in which either arm has a row; the errors are those of `arms`."""
+        one, two = self.arms(stats, site, choice, draws)
+        return ((one.count > 0) & (two.count > 0)).squeeze(1)
+
 
 def _evened(parts: Sequence[Moments]) -> list[float]:
     """What a row of each part counts, so that parts of unequal size weigh the same."""
@@ -157,6 +164,8 @@ def _spread(
 def masks(stats: Stats, contrast: Contrast, choice: Selection, draws: Draws | None = None) -> Masks:
     """Neurons in the top p of the first arm and not of the second, layer by layer or over all.
 
+    A draw in which an arm has no row holds no neuron.
+
     Source: Precise Shield (arXiv 2604.08881), Eq. 7-8: floor(p x width) a layer, no refill.
 
     Raises:
@@ -169,16 +178,17 @@ def masks(stats: Stats, contrast: Contrast, choice: Selection, draws: Draws | No
         chosen = {}
         for site in stats.norms:
             tops = [
-                _top_of(site, rows, _k(choice.p, rows.shape[1], site))
+                top_of(site, rows, _k(choice.p, rows.shape[1], site))
                 for rows in _scored(stats, contrast, site, choice, draws)
             ]
             chosen[site] = _without(tops)
     if choice.universal is not None:
         chosen = {site: mask & ~universal(stats, site, choice) for site, mask in chosen.items()}
-    return Masks(chosen)
+    there = contrast.filled(stats, next(iter(stats.norms)), choice, draws)[:, None]
+    return Masks({site: mask & there for site, mask in chosen.items()})
 
 
-def _top_of(site: Site, scores: Tensor, k: int) -> Tensor:
+def top_of(site: Site, scores: Tensor, k: int) -> Tensor:
     """The top of a site; an expert's units that score 0 are in none.
 
     No token of that arm was routed to the expert, and its first units by number are not its
@@ -244,6 +254,6 @@ def universal(stats: Stats, site: Site, choice: Selection) -> Bool[Tensor, "1 wi
             if there.any():
                 each = moments.pooled(torch.eye(moments.folds)[there])
                 k = _k(choice.p, len(norms), site)
-                found.append(top(single.compute(each, each, norms), k))
+                found.append(top_of(site, single.compute(each, each, norms), k))
     share = torch.cat(found).double().mean(0, keepdim=True)
     return share >= (choice.universal or 0.0)

@@ -12,8 +12,9 @@ from torch import Tensor
 from precise_shield.core.records import HARMS, Cell
 from precise_shield.core.sites import NeuronSet, Site
 from precise_shield.identify.collect import Stats
+from precise_shield.identify.contrasts import top_of
 from precise_shield.identify.scores import SCORES
-from precise_shield.identify.select import Place, Selection, top
+from precise_shield.identify.select import Place, Selection
 
 
 def importance(
@@ -50,6 +51,6 @@ def top_for_harmful(stats: Stats, places: Sequence[Place], choice: Selection) ->
     """
     scores, chosen = importance(stats, places, choice), {}
     for site, norms in stats.norms.items():
-        best = top(scores[site].T, floor(choice.p * len(norms)))  # [places, width]
+        best = top_of(site, scores[site].T, floor(choice.p * len(norms)))  # [places, width]
         chosen[site] = best.any(0).nonzero().flatten().tolist()
     return NeuronSet.of(chosen)

@@ -11,6 +11,7 @@ from torch import Tensor
 from precise_shield.core.masks import Masks, mean_where_known
 from precise_shield.core.moments import FOLDS
 from precise_shield.identify.collect import Stats
+from precise_shield.identify.confidence import usable
 from precise_shield.identify.crossed import further
 from precise_shield.identify.select import Draws, Place, Selection, contrast, masks, named_sets
 
@@ -48,12 +49,47 @@ def shuffled(draws: int, seed: int, folds: int = FOLDS) -> Draws:
     return Draws(torch.cat([keep, 1 - keep], 1), torch.cat([1 - keep, keep], 1))
 
 
+Drawing = Callable[[int], Draws]
+"""The draws of the i-th language."""
+
+
+def usable_in_all(
+    stats: Stats, places: Iterable[Place], choice: Selection, *drawings: Drawing
+) -> list[Drawing]:
+    """The same draws without those in which any of them leaves an arm of a place without a row.
+
+    What such a draw would select means nothing; the two halves of a split go together.
+    """
+    places = list(places)
+    number = _numbers(places)
+    keep = torch.stack(
+        [
+            usable(stats, [place], choice, drawing(number[place[0]]))
+            for drawing in drawings
+            for place in places
+        ]
+    ).all(0)
+
+    def kept(drawing: Drawing) -> Drawing:
+        def part(i: int) -> Draws:
+            draws = drawing(i)
+            return Draws(draws.harmful[keep], draws.benign[keep])
+
+        return part
+
+    return [kept(drawing) for drawing in drawings]
+
+
+def _numbers(places: Iterable[Place]) -> dict[str, int]:
+    return {language: i for i, language in enumerate(sorted({lang for lang, _ in places}))}
+
+
 def drawn_sets(
     stats: Stats,
     places: Iterable[Place],
     choice: Selection,
     anchor: str,
-    draws: Callable[[int], Draws],
+    draws: Drawing,
 ) -> dict[str, Masks]:
     """Every set under draws of the data; `draws(i)` is asked anew for the i-th language.
 
@@ -61,7 +97,7 @@ def drawn_sets(
     depends on i where they must be independent (shuffled labels).
     """
     places = list(places)
-    number = {language: i for i, language in enumerate(sorted({lang for lang, _ in places}))}
+    number = _numbers(places)
     cells = {place: contrast(stats, place, choice, draws(number[place[0]])) for place in places}
     more = {
         one.name: masks(stats, one, choice, draws(number.get(one.language or "", len(number))))

@@ -70,6 +70,8 @@ def _sets_figure(view: View, found: Confidence) -> Figure | None:
         " Jaccard agreement with the whole set. At the end of a row: how often shuffled labels give"
         " as many neurons."
     )
+    if found.used < found.draws:
+        lead += f" {found.draws - found.used} draws left an arm without a row and are not counted."
     return Figure(
         "sureness",
         "How sure is the set",

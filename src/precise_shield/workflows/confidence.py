@@ -73,11 +73,17 @@ def confidence(
     return Confidence(
         draws=section.bootstrap,
         used=int(good.sum()),
+        used_shuffled=_count(shuffled),
+        used_halves=_count(halves[0]),
         position=section.position,
         sets=_corrected(rows),
         scores=agreeing,
         skipped=skipped,
     )
+
+
+def _count(drawn: Drawn) -> int:
+    return len(next(iter(drawn.values())).sizes())
 
 
 def _of_set(

@@ -75,6 +75,12 @@ class Confidence(Part):
     used: int
     """Those in which every cell has rows on either side."""
 
+    used_shuffled: int | None = None
+    """Draws of shuffled labels in which every arm had a row; the others were left out."""
+
+    used_halves: int | None = None
+    """Splits into halves of which the same holds for either half."""
+
     position: str = ""
     sets: list[SetConfidence]
     scores: list[ScoreAgreement] = Field(default_factory=list)
