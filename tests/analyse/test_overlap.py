@@ -78,4 +78,8 @@ def test_all_pairs_together_are_one_test():
         found = sharing("languages", [names], sets, WIDTHS, Null(shuffled, (whole, whole)))
         assert found.pairs == 30
         assert low <= found.p_value <= high
+    ends = {"s0": A, "s1": A, "s2": NeuronSet.of({})}
+    beside = sharing("languages", [names], sets, WIDTHS, Null(shuffled, (whole, whole)), ends)
+    assert beside.share_at_last_prompt == pytest.approx(2 / 4)  # s0 and s1: each other's, not s2's
+    assert (found.share_at_last_prompt, beside.share) == (None, found.share)
     assert sharing("languages", [], {}, WIDTHS, Null({}, ({}, {}))).p_value is None

@@ -1,7 +1,13 @@
 """A run says how sure its sets are, from the statistics that it stored."""
 
 import json
+from itertools import permutations
 
+import pytest
+
+from precise_shield.workflows.config import parse_config
+from precise_shield.workflows.context import started
+from precise_shield.workflows.explain import comparable
 from precise_shield.workflows.identify import identify
 
 
@@ -10,6 +16,8 @@ def test_every_set_of_a_run_has_its_confidence(finished):
     found = summary.neurons.confidence
     assert [row.name for row in found.sets] == [facts.name for facts in summary.neurons.sets]
     assert 0 < found.used <= found.draws
+    assert 0 < found.used_halves <= 10
+    assert 0 < found.used_shuffled <= 20
     for row, facts in zip(found.sets, summary.neurons.sets, strict=True):
         assert row.size == facts.size
         assert row.halves.mean == facts.split_half
@@ -39,6 +47,24 @@ def test_the_curve_says_how_much_of_the_primary_set_each_p_keeps(finished):
     kept = {point.p: point.kept for point in summary.neurons.curve}
     assert kept[summary.neurons.p] == 1
     assert all(0 <= share <= 1 for share in kept.values())
+
+
+def test_sharing_at_the_last_prompt_is_that_of_sets_selected_there(finished, config_text):
+    """By way of a run that selects there, from the same statistics."""
+    run, summary = finished
+    config = parse_config(config_text, ["identify.position=last_prompt"])
+    other = started(config, run.folder, quiet=True)
+    other.__dict__["loaded"] = run.loaded
+    atlas = identify(other)
+    for families, row in zip(comparable(atlas), summary.neurons.sharing, strict=True):
+        pairs = [pair for names in families for pair in permutations(names, 2)]
+        shares = [atlas.sets[a].share_of(atlas.sets[b]) for a, b in pairs if atlas.sets[a]]
+        assert row.share_at_last_prompt == pytest.approx(sum(shares) / len(shares), abs=1e-6)
+        assert row.share_at_last_prompt != row.share
+    claim = next(c for c in summary.claims if c.claim.startswith("Languages share"))
+    share = summary.neurons.sharing[0].share_at_last_prompt
+    assert f"selected at last_prompt {share:.1%}" in claim.measured
+    assert "before any shared wording" in (run.folder / "report.html").read_text()
 
 
 def test_the_report_shows_it(finished):

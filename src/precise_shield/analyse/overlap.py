@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 from typing import Literal
 
 import torch
@@ -61,11 +62,13 @@ def sharing(
     sets: Mapping[str, NeuronSet],
     widths: Mapping[Site, int],
     null: Null,
+    at_last_prompt: Mapping[str, NeuronSet] | None = None,
 ) -> Sharing:
     """One test over every ordered pair within each family: is their mean share above chance?
 
-    Pairs with an empty first set, and pairs of a draw whose shuffled set is empty, are left out of
-    the means.
+    `at_last_prompt` are the same sets at the last of the user's own words: their mean share stands
+    beside. Pairs with an empty first set, and pairs of a draw whose shuffled set is empty, are left
+    out of the means.
     """
     observed: list[float] = []
     drawn: list[Tensor] = []
@@ -87,7 +90,19 @@ def sharing(
         share=or_null(share),
         chance_shuffled=or_null(mean_where_known(known)),
         p_value=(1 + beaten) / (1 + len(known)) if len(known) else None,
+        share_at_last_prompt=or_null(_mean_share(families, at_last_prompt or {})),
     )
+
+
+def _mean_share(families: Sequence[Sequence[str]], sets: Mapping[str, NeuronSet]) -> float:
+    """Mean directed share over the ordered pairs within each family; NaN where there are none."""
+    shares = [
+        sets[a].share_of(sets[b])
+        for names in families
+        for a, b in permutations(names, 2)
+        if b in sets and sets.get(a)
+    ]
+    return sum(shares) / len(shares) if shares else float("nan")
 
 
 def _chances(

@@ -236,12 +236,20 @@ def _sharing(view: View) -> Finding | None:
     tone: Tone = "good" if tested and sure * 2 > len(tested) else "unclear"
     if tested and sure <= ALPHA * len(tested):
         tone = "bad"
+    whole = next((s for s in view.summary.neurons.sharing if s.across == "languages"), None)
+    prompt = None if whole is None else whole.share_at_last_prompt
+    beside = (
+        ""
+        if prompt is None
+        else f" Selected at the last of the user's own words, before any shared wording of a"
+        f" response, it is {percent(prompt)}."
+    )
     return Finding(
         "Shared",
         tone,
         f"Across languages {percent(share_)} of a set lies in another's, on average over"
         f" {len(both)} directed pairs; chance {percent(chance)}, ceiling {ceiling};"
-        f" {sure} of {len(tested)} tested pairs have p < {ALPHA} before correction.",
+        f" {sure} of {len(tested)} tested pairs have p < {ALPHA} before correction.{beside}",
     )
 
 

@@ -191,6 +191,8 @@ def _sharing(facts: NeuronFacts, what: Literal["languages", "modalities"]) -> Cl
             f"mean share {found.share:.1%}, label-shuffled chance {chance}, {found.pairs} pairs,"
             f" p = {found.p_value:.3g}"
         )
+        if found.share_at_last_prompt is not None:
+            measured += f"; selected at last_prompt {found.share_at_last_prompt:.1%}"
     return Claim(
         claim=f"{what.capitalize()} share safety neurons beyond chance",
         source=f"{PS}, Figure 4",

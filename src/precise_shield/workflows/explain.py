@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import replace
 
 from precise_shield.analyse.overlap import Null, overlaps, sharing
 from precise_shield.analyse.profile import profile
@@ -12,8 +12,16 @@ from precise_shield.core.sites import NeuronSet, Site
 from precise_shield.core.store import Stage
 from precise_shield.core.summary import CurvePoint, NeuronFacts, Overlap, SetFacts
 from precise_shield.identify.collect import Stats
-from precise_shield.identify.select import Draws, evaluate
-from precise_shield.identify.stability import drawn_sets, halves, shuffled, split_half
+from precise_shield.identify.scores import SCORES
+from precise_shield.identify.select import Selection, contrast, evaluate
+from precise_shield.identify.stability import (
+    Drawing,
+    drawn_sets,
+    halves,
+    shuffled,
+    split_half,
+    usable_in_all,
+)
 from precise_shield.workflows.collecting import collect_stats
 from precise_shield.workflows.confidence import confidence
 from precise_shield.workflows.context import Run
@@ -53,16 +61,21 @@ def read_facts(stage: Stage) -> NeuronFacts:
 
 def _facts(run: Run, atlas: Atlas, stats: Stats, stage: Stage) -> NeuronFacts:
     section = run.config.identify
-    null = _drawn(run, atlas, stats, lambda i: shuffled(section.draws, run.config.seed + 1 + i))
-    cuts = halves(max(10, section.draws // 10), run.config.seed)
-    half = (
-        _drawn(run, atlas, stats, lambda _: cuts[0]),
-        _drawn(run, atlas, stats, lambda _: cuts[1]),
+    choice = selection(run)
+    (labels,) = usable_in_all(
+        stats,
+        atlas.places,
+        choice,
+        lambda i: shuffled(section.draws, run.config.seed + 1 + i),
     )
+    null = _drawn(run, atlas, stats, labels)
+    one, two = _cuts(run, atlas, stats, choice)
+    half = _drawn(run, atlas, stats, one), _drawn(run, atlas, stats, two)
     agreement = split_half(*half)
     shared: list[Overlap] = []
     beside = Null(null, half)
     rows, columns = comparable(atlas)
+    own_words = at_last_prompt(stats, atlas, choice)
     for family in (*rows, *columns):
         shared += overlaps(family, atlas.sets, atlas.widths, beside)
     return NeuronFacts(
@@ -83,8 +96,8 @@ def _facts(run: Run, atlas: Atlas, stats: Stats, stage: Stage) -> NeuronFacts:
         ],
         overlaps=shared,
         sharing=[
-            sharing("languages", rows, atlas.sets, atlas.widths, beside),
-            sharing("modalities", columns, atlas.sets, atlas.widths, beside),
+            sharing("languages", rows, atlas.sets, atlas.widths, beside, own_words),
+            sharing("modalities", columns, atlas.sets, atlas.widths, beside, own_words),
         ],
         curve=[_point(run, atlas, stats, p) for p in _swept(run, atlas)],
         confidence=confidence(run, atlas, stats, null, half, stage),
@@ -95,7 +108,28 @@ def _facts(run: Run, atlas: Atlas, stats: Stats, stage: Stage) -> NeuronFacts:
     )
 
 
-def _drawn(run: Run, atlas: Atlas, stats: Stats, draws: Callable[[int], Draws]) -> dict[str, Masks]:
+def _cuts(run: Run, atlas: Atlas, stats: Stats, choice: Selection) -> list[Drawing]:
+    """Both halves of every split that leaves rows in either."""
+    one, two = halves(max(10, run.config.identify.draws // 10), run.config.seed)
+    return usable_in_all(stats, atlas.places, choice, lambda _: one, lambda _: two)
+
+
+def at_last_prompt(stats: Stats, atlas: Atlas, choice: Selection) -> dict[str, NeuronSet]:
+    """The cells' sets at the last of the user's own words, where no response was read yet.
+
+    Empty where they were selected there anyway, or where nothing was collected there.
+    """
+    there = replace(choice, position="last_prompt")
+    quantity = SCORES[choice.score].quantity.name
+    known = all(stats.collected(site, there.position, quantity) for site in stats.norms)
+    if choice.position == there.position or not known:
+        return {}
+    return {
+        f"{place[0]}/{place[1]}": contrast(stats, place, there).draw(0) for place in atlas.places
+    }
+
+
+def _drawn(run: Run, atlas: Atlas, stats: Stats, draws: Drawing) -> dict[str, Masks]:
     sets = drawn_sets(stats, atlas.places, selection(run), run.config.identify.anchor, draws)
     sets.setdefault(atlas.chosen, evaluate(atlas.chosen, sets))
     return sets
@@ -150,10 +184,9 @@ def _point(run: Run, atlas: Atlas, stats: Stats, p: float) -> CurvePoint:
     section = run.config.identify
     choice = selection(run, p)
     sets = select(stats, choice, section.anchor)
-    cuts = halves(max(10, section.draws // 10), run.config.seed)
     first, second = (
-        drawn_sets(stats, atlas.places, choice, section.anchor, lambda _, cut=cut: cut)  # type: ignore[misc]
-        for cut in cuts
+        drawn_sets(stats, atlas.places, choice, section.anchor, cut)
+        for cut in _cuts(run, atlas, stats, choice)
     )
     name = section.chosen
     agreement = split_half({name: evaluate(name, first)}, {name: evaluate(name, second)})[name]

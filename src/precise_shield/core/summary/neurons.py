@@ -54,6 +54,10 @@ class Sharing(Part):
     """Mean over draws of the same mean, with the second set's labels shuffled by group."""
     p_value: float | None
     """(1 + #{draws whose mean >= observed}) / (1 + draws)."""
+    share_at_last_prompt: float | None = None
+    """The same mean for sets selected at the last of the user's own words, where no response was
+    read yet, so that responses in like words cannot inflate it; null where it was not collected, or
+    is where the sets were selected anyway."""
 
 
 class CurvePoint(Part):
