@@ -71,10 +71,12 @@ def own_rows(run: Run, examples: Sequence[Example], least: int = 2) -> OwnRows:
     kept = found.places(least)
     everywhere = {(row.language, row.modality) for row in examples}
     if lost := sorted("/".join(place) for place in everywhere - kept):
-        run.warnings.append(
+        words = (
             f"own responses: fewer than {least} refused or answered rows in {', '.join(lost)};"
             " left out"
         )
+        if words not in run.warnings:
+            run.warnings.append(words)
     if not kept:
         raise EmptyCellError(
             "in no language and modality does the model refuse at least"
