@@ -107,6 +107,23 @@ def test_labels_are_shuffled_by_group_and_alike_for_translations():
     assert torch.equal(shuffled_labels(other, keys), labels.flip(1))
 
 
+def test_twins_in_one_group_are_shuffled_too():
+    """Every group holds both harms: neither class may be empty in a draw, nor the labels stay."""
+    groups = [f"g{i}" for i in range(12) for _ in range(2)]
+    harmful = torch.tensor([True, False] * 12)
+    generator = torch.Generator().manual_seed(0)
+    fit, test = (
+        Arms(torch.randn(24, 2, 5, generator=generator), harmful, groups) for _ in range(2)
+    )
+    keys = group_keys(groups, 50, 1)
+    labels = shuffled_labels(fit, keys)
+    assert (labels.sum(1) == 12).all()
+    assert not (labels == harmful).all(1).any()
+    row = probed(("en", "text"), "matched", fit, test, "the same kind", keys, SETTING).row
+    assert 0.3 < row.shuffled[0] < 0.7
+    assert row.p_value > 0.05
+
+
 def test_a_difference_is_found_in_its_layer_and_nowhere_else():
     found = cell(3.0)
     assert found.row.best_layer == 1

@@ -38,14 +38,20 @@ def shuffled_labels(
     """Labels exchanged between groups: as many groups are harmful in every draw as there are.
 
     `keys[group]` are random numbers; the groups with the highest become harmful. Keys that are
-    shared between languages shuffle translations of one request alike.
+    shared between languages shuffle translations of one request alike. Of a group that holds both
+    harms each side is shuffled by itself, half a turn of the random number apart.
     """
-    names = sorted(set(arms.groups))
-    place = {name: i for i, name in enumerate(names)}
-    ranked = torch.stack([keys[name] for name in names], 1).argsort(1, descending=True)
+    sides = list(zip(arms.groups, arms.harmful.tolist(), strict=True))
+    units = sorted(set(sides))
+    place = {unit: i for i, unit in enumerate(units)}
+    turned = [
+        keys[name] if harm or (name, True) not in place else (keys[name] + 0.5) % 1
+        for name, harm in units
+    ]
+    ranked = torch.stack(turned, 1).argsort(1, descending=True)
     labels = torch.zeros(ranked.shape, dtype=torch.bool)
     labels.scatter_(1, ranked[:, : arms.count(True)], value=True)
-    return labels[:, [place[group] for group in arms.groups]]
+    return labels[:, [place[side] for side in sides]]
 
 
 def probe_scores(
