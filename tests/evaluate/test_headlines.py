@@ -131,7 +131,10 @@ def test_the_language_of_an_answer_is_told_by_script_and_words():
     assert identify is not None
     assert in_language("Das ist ein ganz gewöhnlicher deutscher Satz.", "de", identify) is True
     assert in_language("This is a perfectly ordinary English sentence.", "de", identify) is False
-    assert in_language("这是一句普通的中文。", "de", None) is False
+    assert in_language("这是一句普通的中文。", "de", None) is None
+    assert in_language("这是一句普通的中文。", "th", None) is False
+    assert in_language("สวัสดีครับ", "th", None) is True
+    assert in_language("Guten Morgen", "en", identify) is None
     assert in_language("Das ist ein ganz gewöhnlicher Satz.", "de", None) is None
     assert in_language("42", "de", identify) is None
     assert in_language("Whatever this may be in words.", "xx", identify) is None

@@ -279,6 +279,14 @@ class TestGap:
         assert gap.value == 0.0
         assert gap.harmful.value == 1.0
 
+    def test_where_no_draw_differs_the_interval_is_newcombes_and_not_a_point(self):
+        rows = self.rows()
+        gap = refusal_gap(rows, self.labels(rows, (1, 0, 0)), "base", "matched")
+        assert gap.value == gap.high == 1.0
+        least = gap.harmful.interval()[0]
+        assert gap.low == pytest.approx(1 - math.hypot(1 - least, 1 - least))  # 20 groups each
+        assert gap.low < 0.9
+
     def test_translations_of_a_request_are_one_draw(self):
         one, four = self.rows(), self.rows(4)
         narrow = refusal_gap(one, self.labels(one, (0.8, 0.5, 0.1)), "base", "matched")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from math import nan
 
 import numpy as np
@@ -13,11 +14,12 @@ from numpy.typing import ArrayLike, NDArray
 from precise_shield.core.errors import NumericError
 from precise_shield.core.rates import Rate
 from precise_shield.core.records import Example
-from precise_shield.data.refusals import known_language
+from precise_shield.data.refusals import known_language, languages, wordings
 from precise_shield.data.text import scripts
 from precise_shield.evaluate.measures import Outcomes
 from precise_shield.evaluate.reading import Identify, foreign_script, identified_as_foreign
 from precise_shield.evaluate.reading import word_count as words
+from precise_shield.evaluate.statistics import certain_apart
 
 Array = NDArray[np.float64]
 DRAWS = 2000
@@ -145,7 +147,7 @@ def gap_between(
     spread = _shares(drawn[..., 0], drawn[..., 1])
     low, high = _interval(spread[:, 0] - spread[:, 1], len(table))
     if not low < high and set(rates.tolist()) <= {0.0, 1.0}:
-        low, high = _apart(rates, (table[..., 1] > 0).sum(0))
+        low, high = certain_apart(rates.tolist(), (table[..., 1] > 0).sum(0).tolist())
     total = sums[:, 1] + sums[:, 2]
     least, most = sums[:, 0] / total, (sums[:, 0] + sums[:, 2]) / total
     return Company(
@@ -157,22 +159,6 @@ def gap_between(
         float(least[0] - most[1]),
         float(most[0] - least[1]),
     )
-
-
-def _apart(rates: Array, groups: NDArray[np.int64]) -> tuple[float, float]:
-    """Interval of the first minus the second of two rates at 0 or 1, over their groups.
-
-    Source: Newcombe (1998), Statistics in Medicine 17, 873-890, method 10.
-    """
-    ends = [
-        Rate(round(float(rate)) * int(n), int(n)).interval()
-        for rate, n in zip(rates, groups, strict=True)
-    ]
-    (low, high), (other_low, other_high) = ends
-    value = float(rates[0] - rates[1])
-    down = np.hypot(rates[0] - low, other_high - rates[1])
-    up = np.hypot(high - rates[0], rates[1] - other_low)
-    return value - float(down), value + float(up)
 
 
 @dataclass(frozen=True)
@@ -246,17 +232,26 @@ def _request_bounds(said: Sequence[bool | None]) -> tuple[float, ...]:
 def in_language(text: str, language: str, identify: Identify | None) -> bool | None:
     """Say whether an answer is in a language; None where it is too short or unknown to tell.
 
-    By script, and by identification where py3langid is installed and the answer has five words.
+    A language with a script of its own is told by that; others by script and identification, from
+    five words and where py3langid is installed. Without it they are not told at all: to count
+    answers in a foreign script and never those in the right one would lower the rate.
     """
     known = known_language(language)
-    letters = sum(scripts(text).values())
-    if known is None or letters < 4:
+    if known is None or sum(scripts(text).values()) < 4:
+        return None
+    sure = identify is not None and words(text) >= 5
+    if not sure and not _own_script(known):
         return None
     if foreign_script(text, known):
         return False
-    if identify is None or words(text) < 5:
-        return None if identify is None else True
-    return not identified_as_foreign(text, language, identify)
+    return not (sure and identify and identified_as_foreign(text, language, identify))
+
+
+@cache
+def _own_script(language: str) -> bool:
+    """Whether no other language that has wordings is written in the scripts of this one."""
+    own = set(wordings(language).scripts)
+    return not any(own & set(wordings(each).scripts) for each in languages() if each != language)
 
 
 def of_rate(column: Outcomes, groups: Mapping[str, str], draws: int = DRAWS) -> Company:

@@ -33,7 +33,13 @@ from precise_shield.core.records import Example, Modality, Verdict
 from precise_shield.core.summary import DifferenceRow, Measure, RateRow
 from precise_shield.evaluate.bootstrap import grouped_difference
 from precise_shield.evaluate.rules import OURS, RULES, Rule
-from precise_shield.evaluate.statistics import auc, effective_size, holm, resampled_rate
+from precise_shield.evaluate.statistics import (
+    auc,
+    certain_apart,
+    effective_size,
+    holm,
+    resampled_rate,
+)
 
 __all__ = [
     "ANSWER_JUDGES",
@@ -265,7 +271,8 @@ class Gap:
     low: float
     high: float
     """95 % percentile interval over groups drawn with replacement, harmful and benign apart; NaN
-    below two groups on a side. Where both rates are 0 or 1 it has no width: see their own."""
+    below two groups on a side. Where both rates are 0 or 1 no draw differs, and it is Newcombe's
+    over the groups."""
 
     @property
     def value(self) -> float:
@@ -295,6 +302,7 @@ def refusal_gap(
     }
     generator = np.random.default_rng(seed)
     rates: list[Rate] = []
+    sizes: list[int] = []
     drawn: list[np.ndarray[tuple[int], np.dtype[np.float64]]] = []
     names: tuple[Measure, Measure] = (
         "refusal_harmful",
@@ -307,9 +315,12 @@ def refusal_gap(
         kept = {name: hit for name, hit in table[condition].items() if name in groups}
         rates.append(rate_of(kept.values()))
         drawn.append(_redrawn(kept, groups, draws, generator))
+        sizes.append(len(_by_group(kept, groups)[0]))
     spread = drawn[0] - drawn[1]
     spread = spread[~np.isnan(spread)]
     low, high = np.quantile(spread, [0.025, 0.975]) if spread.size else (nan, nan)
+    if low == high and {rate.value for rate in rates} <= {0.0, 1.0}:
+        low, high = certain_apart([rate.value for rate in rates], sizes)
     return Gap(condition, contrast, rates[0], rates[1], float(low), float(high))
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import isnan, nan
+from math import hypot, isnan, nan
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from precise_shield.core.errors import NumericError
+from precise_shield.core.rates import Rate
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -51,6 +52,21 @@ def effective_size(hits: Sequence[int], judged: Sequence[int]) -> float:
     variance = groups / (groups - 1) * float(((h - p * n) ** 2).sum()) / total**2
     alone = p * (1 - p) / total
     return min(total, max(float(groups), total * alone / variance)) if variance else total
+
+
+def certain_apart(rates: Sequence[float], groups: Sequence[int]) -> tuple[float, float]:
+    """Interval of the first minus the second of two rates at 0 or 1, over their groups.
+
+    There no draw of a bootstrap differs, and yet nothing is certain.
+
+    Source: Newcombe (1998), Statistics in Medicine 17, 873-890, method 10.
+    """
+    ends = [Rate(round(p) * n, n).interval() for p, n in zip(rates, groups, strict=True)]
+    (low, high), (other_low, other_high) = ends
+    value = rates[0] - rates[1]
+    down = hypot(rates[0] - low, other_high - rates[1])
+    up = hypot(high - rates[0], rates[1] - other_low)
+    return value - down, value + up
 
 
 def auc(scores: ArrayLike, labels: ArrayLike) -> float:
