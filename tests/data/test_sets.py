@@ -265,6 +265,16 @@ class TestUtility:
             load_source("mmbench", SourceOptions(path=path))
 
 
+def test_rows_of_one_number_in_several_files_are_each_counted(tmp_path):
+    folder = making.mgsm(tmp_path)
+    folder = folder if folder.is_dir() else folder.parent
+    files = sorted(folder.glob("mgsm_*.tsv"))
+    for file in files:
+        file.write_text("no tab here\n" + file.read_text().partition("\n")[2])
+    read = load_source("mgsm", SourceOptions(path=folder, on_bad_row="skip"))
+    assert read.dropped_rows == len(read.dropped) == len(files) > 1
+
+
 class TestHub:
     COLUMNS = making.OPTIONS["hub"]["columns"]
 
@@ -289,6 +299,7 @@ class TestHub:
         assert [row.prompt for row in saved] == [row["Goal"] for row in rows]
         part = load_source("hub", options.model_copy(update={"parts": ("extra",)})).examples
         assert [row.prompt for row in part] == [row["Goal"] for row in rows[3:]]
+        assert part == saved[3:]
         with pytest.raises(DataError, match=r"no part dev .*there are \['extra', 'train'\]"):
             load_source("hub", options.model_copy(update={"parts": ("dev",)}))
 

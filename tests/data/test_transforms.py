@@ -130,6 +130,12 @@ class TestCodeSwitch:
         with pytest.raises(ConfigError, match="at least two"):
             dressed("code_switch", tmp_path, languages=("en",))
 
+    def test_a_second_row_of_a_group_and_language_is_counted(self, tmp_path):
+        rows = [*ROWS, replace(ROWS[0], id="twin")]
+        kept = dressed("code_switch", tmp_path, rows, "skip", languages=("en", "de"))
+        assert (len(kept.examples), kept.dropped_rows) == (2, 1)
+        assert "'twin'" in str(kept.dropped[0])
+
     def test_pieces_make_up_the_text(self):
         for text in ("one two three four five", "写一首关于旧灯塔的短诗。", "a", "ประภาคารเก่า"):
             assert "".join(cut_into(text, 4)) == text

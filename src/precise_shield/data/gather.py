@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +152,9 @@ class Gather:
         """Give what was collected; the errors are those of `load_source`."""
         must_have(self.options, self.languages, self.name)
         kept = limited(self.examples, self.options.limit)
-        return finish(self.options.path, kept, self.problems, self.options.on_bad_row)
+        # One problem is one example, while several files and languages share row numbers.
+        each = [replace(problem, place=str(at)) for at, problem in enumerate(self.problems)]
+        return finish(self.options.path, kept, each, self.options.on_bad_row)
 
 
 def _unusable(image: Path) -> str | None:

@@ -48,6 +48,8 @@ class Problem:
 
     row: int | None
     message: str
+    place: str = ""
+    """Tells equal row numbers apart: those of another file, or of a transform."""
 
     def __str__(self) -> str:
         return self.message if self.row is None else f"row {self.row}: {self.message}"
@@ -64,7 +66,7 @@ class Loaded:
     @property
     def dropped_rows(self) -> int:
         """How many rows were left out."""
-        return len({problem.row for problem in self.dropped})
+        return len({(problem.place, problem.row) for problem in self.dropped})
 
 
 def load(path: Path | str, on_bad_row: OnBadRow = "stop", max_pixels: int = MAX_PIXELS) -> Loaded:
@@ -114,7 +116,7 @@ def finish(
 
 
 def _report(path: Path, problems: list[Problem]) -> str:
-    rows = len({problem.row for problem in problems})
+    rows = len({(problem.place, problem.row) for problem in problems})
     first = "\n".join(f"  {problem}" for problem in problems[:SHOWN])
     more = f"\n  … and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
     advice = "" if problems[0].row is None else ", or leave them out with on_bad_row=skip"

@@ -88,7 +88,7 @@ def transformed(
     with readable_errors(folder):
         for each in TRANSFORMS[name](chosen, options, folder):
             if isinstance(each, Problem):
-                problems.append(each)
+                problems.append(replace(each, place=f"{name} {each.place}"))
             else:
                 done.append(replace(each, id=f"{each.id}+{name}"))
     gone = {row.id for row in chosen} if not options.keep else set()
@@ -251,18 +251,22 @@ def code_switch(
     CSRT lets a model blend languages; this does it from parallel rows without one: each
     translation is cut into equally many pieces of about equal length, and piece i comes from
     language i modulo their number. Where word order differs, a piece may repeat or miss a word. A
-    row stays in the first language's cell.
+    row stays in the first language's cell; rows of languages that are not mixed are left out.
     """
     if len(set(options.languages)) < 2:
         raise ConfigError("code_switch needs languages, at least two, e.g. [en, sw]")
     parallel: defaultdict[tuple[str, str, Any], dict[str, Example]] = defaultdict(dict)
-    for row in rows:
-        parallel[row.group, row.modality, row.form][row.language] = row
+    for number, row in enumerate(rows, 1):
+        translations = parallel[row.group, row.modality, row.form]
+        if row.language in translations and row.language in options.languages:
+            twin = translations[row.language].id
+            yield Problem(number, f"{row.id!r} and {twin!r} are one group, language and form")
+        translations.setdefault(row.language, row)
     for number, translations in enumerate(parallel.values(), 1):
         missing = [tag for tag in options.languages if tag not in translations]
         if missing:
             name = next(iter(translations.values())).group
-            yield Problem(number, f"group {name!r} has no {', '.join(missing)}")
+            yield Problem(number, f"group {name!r} has no {', '.join(missing)}", "groups")
             continue
         cut = [cut_into(translations[tag].prompt, options.pieces) for tag in options.languages]
         parts = [cut[at % len(cut)][at] for at in range(options.pieces)]

@@ -38,7 +38,9 @@ def hub(options: SourceOptions) -> Loaded:
         )
     local = options.path.is_file()
     published = _file_rows(options) if local else _hub_rows(options)
-    rows = mapped(published, options.columns, options.path.stem if local else str(options.path))
+    name = options.path.stem if local else str(options.path)
+    name = name if options.subset is None else f"{name}:{options.subset}"
+    rows = mapped(published, options.columns, name)
     folder = options.path.parent if local else options.path
     examples, problems = checked(rows, folder.resolve())
     return chosen(options, examples, problems, "the data set")
@@ -82,7 +84,10 @@ def _file_rows(options: SourceOptions) -> Iterator[Numbered]:
 
 
 def _hub_rows(options: SourceOptions) -> Iterator[Numbered]:
-    """Rows of the published splits one after the other, numbered through."""
+    """Rows of the published splits one after the other.
+
+    They are numbered through all splits, so that a row's number is the same whichever are read.
+    """
     try:
         datasets = import_module("datasets")
     except ImportError as error:
@@ -113,9 +118,9 @@ def _hub_rows(options: SourceOptions) -> Iterator[Numbered]:
     return _numbered(parts, options.parts or tuple(parts))
 
 
-def _numbered(parts: Mapping[str, Iterable[Values]], wanted: Iterable[str]) -> Iterator[Numbered]:
-    number = 0
-    for part in wanted:
-        for row in parts[part]:
-            number += 1
-            yield number, row
+def _numbered(parts: Mapping[str, Any], wanted: Iterable[str]) -> Iterator[Numbered]:
+    wanted, start = set(wanted), 0
+    for part, rows in parts.items():
+        if part in wanted:
+            yield from enumerate(rows, start + 1)
+        start += len(rows)
