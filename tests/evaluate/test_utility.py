@@ -46,6 +46,14 @@ def test_a_multiple_choice_is_known_by_its_lines():
     assert options(example(4, harm="benign", prompt="A. x\nB. y")) == []
 
 
+def test_numbered_statements_of_a_question_are_no_options():
+    prompt = multiple_choice("Which hold?\nI. one is odd\nA. two is even", ["I", "A", "both"])
+    row = example(0, harm="benign", prompt=prompt, answer="C")
+    assert options(row) == ["A", "B", "C"]
+    assert exact_match(row, "C") is True
+    assert exact_match(row, "Statement I, as one can see in C.") is False
+
+
 @pytest.mark.parametrize(
     ("text", "right"),
     [

@@ -25,11 +25,13 @@ _LETTER = re.compile(r"^\W*(?:answer|option)?\W*([A-Z])(?:$|[\s.):,*])", re.IGNO
 def options(example: Example) -> list[str]:
     """The letters of a multiple choice, in order; none if the prompt is not one.
 
-    It is one if lines `A. …`, `B. …` follow each other without a gap and the answer is a letter.
+    It is one if its last lines `A. …`, `B. …` follow each other without a gap and the answer is one
+    of their letters; a question may have such lines of its own (`I. …`) before them.
     """
     if example.answer is None:
         return []
     letters = _OPTION.findall(example.prompt)
+    letters = letters[len(letters) - 1 - letters[::-1].index("A") :] if "A" in letters else []
     expected = [chr(ord("A") + i) for i in range(len(letters))]
     return letters if letters == expected and example.answer in letters and len(letters) > 1 else []
 
