@@ -67,7 +67,7 @@ def test_another_version_model_or_answer_is_asked_anew(tmp_path):
         reader, _ = judge(url, tmp_path)
         reader.judge(pairs(1))
         for other in (
-            judge(url, tmp_path, how=replace(GUARD, version="2"))[0],
+            judge(url, tmp_path, how=replace(GUARD, version="another"))[0],
             ModelJudge("guard", GUARD, Endpoint(url, "other"), reader.cache),
         ):
             before = len(log)
@@ -144,6 +144,38 @@ def test_the_key_comes_from_the_environment_and_is_written_nowhere(tmp_path, mon
     files = [path.read_text() for path in (tmp_path / "cache").rglob("*") if path.is_file()]
     assert files
     assert not any("sesame" in text for text in [*files, reader.describe(), repr(reader.asker)])
+
+
+def test_a_key_that_a_server_repeats_or_that_no_header_can_hold_is_in_no_error(
+    tmp_path, monkeypatch
+):
+    said = b"no such key: sesame-4711"
+    with serving(lambda *_: (401, {}, said)) as (url, log):
+        reader, _ = judge(url, tmp_path, key_env="TEST_JUDGE_KEY", parallel=1)
+        monkeypatch.setenv("TEST_JUDGE_KEY", "sesame-4711\n")  # as $(cat file) would not leave it
+        with pytest.raises(JudgeError, match=r"no such key: \*\*\*") as found:
+            reader.judge(pairs(1))
+        assert "sesame" not in str(found.value)
+        assert len(log) == 1
+        monkeypatch.setenv("TEST_JUDGE_KEY", "sesame\n4711")
+        with pytest.raises(JudgeError, match="TEST_JUDGE_KEY") as found:
+            reader.judge(pairs(1))
+        assert "sesame" not in str(found.value)
+        assert len(log) == 1
+
+
+def test_other_weights_in_a_folder_of_the_same_name_are_another_judge(tmp_path):
+    names = []
+    for place, content in (("a", b"one"), ("b", b"two"), ("c", b"one")):
+        folder = tmp_path / place / "judge"
+        folder.mkdir(parents=True)
+        (folder / "model.safetensors").write_bytes(content)
+        names.append(LocalModel(ModelSpec(str(folder))).describe())
+    assert names[0] == names[2] != names[1]
+    assert names[0].startswith("judge (files ")
+    assert "/" not in names[0]
+    half = LocalModel(ModelSpec(str(tmp_path / "a" / "judge"), dtype="bfloat16")).describe()
+    assert half == f"{names[0]} in bfloat16"
 
 
 def test_a_redirect_does_not_carry_the_key_elsewhere(tmp_path, monkeypatch):

@@ -18,6 +18,7 @@ READ = [
     ("qwen3guard", "Safety: Controversial\nCategories: PII\nRefusal: No", "controversial"),
     ("qwen3guard", "Safety: Unsafe\nCategories: Violent\nRefusal: Yes", "unsafe"),
     ("qwen3guard", "This is safe.", "unclear"),
+    ("qwen3guard", "Safety: Safe\nCategories: None", "unclear"),
     ("llama_guard_3", "\n\nunsafe\nS2", "unsafe"),
     ("llama_guard_3", "safe", "safe"),
     ("llama_guard_3", "safety first", "unclear"),

@@ -25,6 +25,8 @@ RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 """Status codes that may pass."""
 
 LONGEST_WAIT = 60.0
+LARGEST_ANSWER = 2**23
+"""Bytes that are read of an answer; a completion of a few hundred tokens has some thousand."""
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -162,9 +164,9 @@ class Endpoint:
         )
         try:
             with _OPENER.open(request, timeout=self.timeout) as answer:
-                text = answer.read()
+                text = answer.read(LARGEST_ANSWER)
         except urllib.error.HTTPError as error:
-            why = f"status {error.code}: {_shortened(error)}"
+            why = f"status {error.code}: {self._without_key(_shortened(error))}"
             if error.code in RETRIED:
                 raise _Passing(why, _wait_asked(error.headers.get("Retry-After"))) from None
             raise JudgeError(
@@ -179,12 +181,18 @@ class Endpoint:
     def _credentials(self) -> dict[str, str]:
         if self.key_env is None:
             return {}
-        key = os.environ.get(self.key_env)
-        if not key:
+        key = os.environ.get(self.key_env, "").strip()
+        if not key or not (key.isascii() and key.isprintable()):
             raise JudgeError(
-                f"the environment variable {self.key_env} is not set; put the key there."
+                f"the environment variable {self.key_env} is not set or holds more than one line of"
+                " printable characters; put the key there."
             )
         return {"Authorization": f"Bearer {key}"}
+
+    def _without_key(self, text: str) -> str:
+        """A server's words, should it repeat the key in them."""
+        key = os.environ.get(self.key_env, "").strip() if self.key_env else ""
+        return text.replace(key, "***") if key else text
 
 
 def _shortened(error: urllib.error.HTTPError) -> str:

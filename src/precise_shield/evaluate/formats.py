@@ -108,7 +108,7 @@ def _qwen3guard(_: Example, replies: list[str]) -> Label:
     safety = _field(replies[0], "Safety", "Safe|Unsafe|Controversial")
     if safety == "safe":
         refusal = _field(replies[0], "Refusal", "Yes|No")
-        return {"yes": "refusal", "no": "safe", None: "safe"}[refusal]  # type: ignore[return-value]
+        return {"yes": "refusal", "no": "safe", None: "unclear"}[refusal]  # type: ignore[return-value]
     return {"unsafe": "unsafe", "controversial": "controversial"}.get(safety or "", "unclear")  # type: ignore[return-value]
 
 
@@ -204,6 +204,7 @@ QWEN3GUARD = _add(
         "model card of Qwen/Qwen3Guard-Gen",
         opens_answer=False,
         tokens=128,
+        version="2",
         note="119 languages by its card. Under the rule precise_shield, controversial is a hit.",
     )
 )

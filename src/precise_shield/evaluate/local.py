@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from hashlib import file_digest, sha256
 from pathlib import Path
 
+from precise_shield.core.errors import LoadingError
 from precise_shield.evaluate.asking import OnReply
 from precise_shield.evaluate.formats import Format, Question
 from precise_shield.models.asking import complete, rendered
@@ -30,9 +33,14 @@ class LocalModel:
         return self._kept[plain]
 
     def describe(self) -> str:
-        """The model's name and revision; a folder by its last name."""
-        name = Path(self.spec.path).name if Path(self.spec.path).exists() else self.spec.path
-        return name if self.spec.revision is None else f"{name} at {self.spec.revision}"
+        """The model's name and revision; files of one's own by their last name and their bytes."""
+        path, spec = Path(self.spec.path), self.spec
+        said = [f"{path.name} (files {_bytes_of(path)})" if path.exists() else spec.path]
+        said += [f"at {spec.revision}"] if spec.revision else []
+        said += [f"in {spec.dtype}"] if spec.dtype != "auto" else []
+        if spec.chat_template is not None:
+            said.append(f"with the template {_bytes_of(spec.chat_template)}")
+        return " ".join(said)
 
     def ask(self, questions: Sequence[Question], how: Format, on_reply: OnReply) -> None:
         """Ask all questions, in batches, greedily.
@@ -46,6 +54,32 @@ class LocalModel:
             part = texts[start : start + 8 * self.batch_size]
             for offset, said in enumerate(complete(loaded, part, how.tokens, self.batch_size)):
                 on_reply(start + offset, said)
+
+
+def _bytes_of(path: Path) -> str:
+    """A short hash of a file, or of the files of a folder, by name and bytes.
+
+    Raises:
+        LoadingError: one cannot be read.
+    """
+    total = sha256()
+    try:
+        for file in sorted(path.glob("*")) if path.is_dir() else [path]:
+            if file.is_file():
+                state = file.stat()
+                total.update(f"{file.name}:".encode())
+                total.update(_hashed(file.resolve(), state.st_size, state.st_mtime_ns))
+    except OSError as error:
+        raise LoadingError(
+            f"{path} cannot be read ({error}). Put the judge's files back."
+        ) from error
+    return total.hexdigest()[:12]
+
+
+@lru_cache(maxsize=1024)
+def _hashed(file: Path, size: int, changed: int) -> bytes:
+    with file.open("rb") as opened:
+        return file_digest(opened, "sha256").digest()
 
 
 def _text(loaded: LoadedModel, question: Question, how: Format) -> str:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from precise_shield import __version__
 from precise_shield.core.errors import StoreError
 from precise_shield.core.records import Example, Response, Verdict
 from precise_shield.core.store import Stage, digest, read_json
@@ -127,6 +128,12 @@ def recall(folder: Path) -> list[Judged]:
     return found
 
 
+def judged_by_program(folder: Path, name: str) -> bool:
+    """Whether stored verdicts of that name come from a judge that is no person."""
+    row = _index(folder)["judges"].get(name)
+    return row is not None and any(kind != "human" for kind, _ in row["stages"].values())
+
+
 def judge_with(
     run: Run,
     reader: Judge,
@@ -135,17 +142,20 @@ def judge_with(
 ) -> tuple[Judged, dict[str, list[str]]]:
     """One judge's verdicts in every condition, from the store if they are there.
 
-    The key holds prompts, answers and what the judge says of itself, and nothing of the model
-    that answered: verdicts are reused wherever the same was said.
+    The key holds all prompts (a judge may look at siblings), answers, what the judge says of itself
+    and this package's version, and nothing of the model that answered: verdicts are reused wherever
+    the same was said.
     """
     by_id = {example.id: example for example in examples}
+    among = digest([asdict(example) for example in examples])
     verdicts, stages = {}, {}
     for condition, said in responses.items():
         asked = [by_id[each.example] for each in said]
         made_by = {
+            "version": __version__,
             "judge": reader.name,
             "reads": digest(reader.describe()),
-            "data": digest([asdict(example) for example in asked]),
+            "data": among,
             "texts": digest([[each.example, each.text] for each in said]),
         }
         stage = run.store.stage("judge", made_by)
