@@ -17,7 +17,7 @@ from precise_shield.models import loading
 from precise_shield.workflows import answers, conditions, context
 from precise_shield.workflows.config import parse_config
 from precise_shield.workflows.context import started
-from precise_shield.workflows.judges import judge_again
+from precise_shield.workflows.judges import judge_again, reopened
 from precise_shield.workflows.run import plan, run_all
 from precise_shield.workflows.sheet import COLUMNS, read_labels, write_sheet
 
@@ -189,10 +189,46 @@ def test_wrong_labels_are_listed_with_their_lines(folder, tmp_path):
     path.write_text("item,label\n")
     with pytest.raises(DataError, match="holds no label"):
         read_labels(folder, path)
+    path.write_text(f"item,label\n{'x' * 200_000},safe\n")
+    with pytest.raises(DataError, match="is no CSV"):
+        read_labels(folder, path)
     path.write_text("thing,label\n")
     with pytest.raises(DataError, match="needs `item` and `label`"):
         read_labels(folder, path)
     assert len(LABELS) == 7
+
+
+def test_people_cannot_take_a_judges_name(folder, tmp_path):
+    write_sheet(folder, tmp_path / "sheet.csv", size=4)
+    path, _ = labelled(tmp_path / "sheet.csv", lambda row: "safe")
+    before = answers.recall(folder)
+    for name in ("reference", "strict", "refusal_phrases"):
+        with pytest.raises(ConfigError, match="Take another --name"):
+            read_labels(folder, path, name=name)
+    assert answers.recall(folder) == before
+    read_labels(folder, path, name="ben")
+    assert "ben" in [judge.name for judge in read_labels(folder, path, name="ben").judges]
+
+
+def test_verdicts_are_not_reused_by_another_version_or_beside_other_prompts(folder, monkeypatch):
+    """A judge of another version reads otherwise, and the reference one reads siblings."""
+
+    def stages():
+        return len(list(folder.glob("stages/judge/*/stage.json")))
+
+    run = reopened(folder, quiet=True)
+    kept, _ = answers.read(folder)
+    said = {"base": kept.responses["base"][:3]}
+    asked = {each.example for each in said["base"]}
+    few = [example for example in kept.examples if example.id in asked]
+    for examples in (kept.examples, few):
+        before = stages()
+        for _ in range(2):
+            answers.judge_with(run, JUDGES["reference"](examples), examples, said)
+            assert stages() == before + 1
+    monkeypatch.setattr(answers, "__version__", "0")
+    answers.judge_with(run, JUDGES["reference"](few), few, said)
+    assert stages() == before + 2
 
 
 def test_a_cell_that_a_spreadsheet_would_compute_is_made_inert(folder, tmp_path):

@@ -5,24 +5,26 @@ from __future__ import annotations
 import csv
 import random
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from typing import get_args
 
-from precise_shield.core.errors import DataError
+from precise_shield.core.errors import ConfigError, DataError
 from precise_shield.core.records import Example, Label, Verdict
 from precise_shield.core.registry import suggestion
 from precise_shield.core.store import RunStore, Stage, digest, readable_errors, write_whole
 from precise_shield.core.summary import Judging
+from precise_shield.evaluate.judges import JUDGES
 from precise_shield.workflows import answers
 from precise_shield.workflows.answers import Answers, Judged
+from precise_shield.workflows.config import load_config
 from precise_shield.workflows.judges import reopened, update
 
 COLUMNS = ("item", "language", "modality", "image", "prompt", "response", "label", "note")
 LABELS: tuple[Label, ...] = get_args(Label)
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 """How a cell starts that a spreadsheet would compute; such a cell gets an apostrophe."""
 
 
@@ -109,10 +111,16 @@ def read_labels(folder: Path, path: Path, *, name: str = "human") -> Judging:
         name: of the labeller; two people are two judges.
 
     Raises:
-        DataError: listing every line with an unknown item or label.
+        ConfigError: a judge that is no person has that name.
+        DataError: listing every record with an unknown item or label.
         StoreError: the run has no answers.
     """
     kept, key = answers.read(folder)
+    models = {each.name for each in load_config(folder / "config.yaml").evaluate.judge_models}
+    if name in JUDGES or name in models or answers.judged_by_program(folder, name):
+        raise ConfigError(
+            f"the name {name!r} is a judge's; its verdicts would be replaced. Take another --name."
+        )
     items = _items(folder, key)
     labels = _labels(path, items)
     examples = {example.id: example for example in kept.examples}
@@ -161,7 +169,7 @@ def _labels(path: Path, items: Mapping[str, Item]) -> dict[str, Label]:
         raise DataError(f"{path} has columns {rows.fieldnames}; it needs `item` and `label`.")
     labels: dict[str, Label] = {}
     problems: list[str] = []
-    for number, row in enumerate(rows, 2):
+    for number, row in enumerate(_records(path, rows), 2):
         item, label = (row["item"] or "").strip(), (row["label"] or "").strip().lower()
         if not label:
             continue
@@ -179,6 +187,13 @@ def _labels(path: Path, items: Mapping[str, Item]) -> dict[str, Label]:
     if not labels:
         raise DataError(f"{path} holds no label; fill in the column `label`.")
     return labels
+
+
+def _records(path: Path, rows: csv.DictReader[str]) -> Iterator[dict[str, str | None]]:
+    try:
+        yield from rows
+    except csv.Error as error:
+        raise DataError(f"{path} is no CSV ({error}); save it as CSV again.") from error
 
 
 def _verdicts(
