@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from precise_shield import __version__
 from precise_shield.core.errors import ConfigError, DataError, EmptyCellError
 from precise_shield.core.records import Example, Modality, Response, Split
-from precise_shield.core.store import RunStore, Stage
+from precise_shield.core.store import RunStore, Stage, digest
 from precise_shield.core.summary import OverlapCount, StageCost
 from precise_shield.data.contrast import check_splits, fingerprint
 from precise_shield.data.manifest import Loaded, Problem
@@ -178,6 +178,7 @@ class Run:
             "version": __version__,
             "model": self.loaded.fingerprint,
             "dtype": str(self.loaded.model.dtype),
+            "template": digest(self.loaded.template),
             "data": fingerprint(list(examples)),
             "seed": self.config.seed,
             **more,
