@@ -76,6 +76,15 @@ def test_an_unknown_suffix_or_condition_says_what_there_is(finished, tmp_path):
         export_results(run.folder, tmp_path / "x.json", "alinged")
 
 
+def test_an_export_never_replaces_the_runs_own_files(finished):
+    run, _ = finished
+    before = (run.folder / "summary.json").read_bytes()
+    for name in ("summary.json", "answers.json", "openings.jsonl"):
+        with pytest.raises(ConfigError, match="the run's own file"):
+            export_results(run.folder, run.folder / name)
+    assert (run.folder / "summary.json").read_bytes() == before
+
+
 def test_an_inspect_log_reads_back(finished, tmp_path):
     run, summary = finished
     try:

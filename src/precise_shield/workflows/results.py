@@ -32,6 +32,10 @@ FORMATS = {
 }
 
 
+OWN = frozenset({"summary.json", answers.INDEX, "openings.jsonl"})
+"""Files of a run folder whose names end like an export's."""
+
+
 def export_results(folder: Path, out: Path, condition: str | None = None) -> Path:
     """Write a run's results; the suffix of `out` says in which format.
 
@@ -42,7 +46,8 @@ def export_results(folder: Path, out: Path, condition: str | None = None) -> Pat
             `base` where there is none.
 
     Raises:
-        ConfigError: the suffix or the condition is unknown, or a package is missing.
+        ConfigError: suffix or condition is unknown, a package is missing, or `out` is one of
+            the run's own files.
         StoreError: the run has no answers, or `out` cannot be written.
     """
     kind = out.suffix
@@ -51,6 +56,8 @@ def export_results(folder: Path, out: Path, condition: str | None = None) -> Pat
             f"{out.name}: the suffix says the format, one of"
             f" {', '.join(f'{name} ({what})' for name, what in FORMATS.items())}."
         )
+    if out.name in OWN and out.parent.resolve() == folder.resolve():
+        raise ConfigError(f"{out} is the run's own file; name another one.")
     summary = read_summary(folder)
     name = _condition(summary, condition)
     with readable_errors(out.parent):
