@@ -16,8 +16,8 @@ fast: .venv/.ok
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 check: .venv/.ok
-	$(BIN)/ruff format --check src tests
-	$(BIN)/ruff check src tests
+	$(BIN)/ruff format --check src tests examples benchmarks studies
+	$(BIN)/ruff check src tests examples benchmarks studies
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

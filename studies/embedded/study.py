@@ -73,9 +73,12 @@ def size(out: Path, threads: int, seeds: int) -> Iterator[Row]:
                         f"align.random_seeds={seeds}",
                     ],
                 )
-                neurons = len(api.identify(run).neurons)
-                for row in standings(run):
-                    yield {"form": form, "p": p, "rate": rate, "neurons": neurons, **row}
+                row: Row = {"form": form, "p": p, "rate": rate}
+                row["neurons"] = len(api.identify(run).neurons)
+                try:
+                    yield from [{**row, **found} for found in standings(run)]
+                except UserError as error:  # more than half of a layer has no random control
+                    yield {**row, "note": str(error)[:80]}
 
 
 def arms(out: Path, threads: int, seeds: int) -> Iterator[Row]:
