@@ -98,7 +98,7 @@ def _part(row: BreakdownRow | None) -> Entry:
 
 
 def headline_rows(view: View, names: list[str]) -> list[list[str]]:
-    """The same figures for the terminal: figure, condition, value."""
+    """The same figures for the terminal: figure, condition, value; none that is undefined in all."""
     found = view.summary.headlines
     if found is None:
         return []
@@ -106,6 +106,8 @@ def headline_rows(view: View, names: list[str]) -> list[list[str]]:
     rows = []
     for figure, name in NAMES.items():
         kept = [at[figure, each] for each in names if (figure, each) in at]
+        if all(row.value is None for row in kept):
+            continue
         for index, row in enumerate(kept):
             label = view.label(row.condition)
             rows.append([name if index == 0 else "", label, headline_text(row)])
