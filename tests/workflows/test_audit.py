@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 
 import pytest
@@ -9,8 +10,11 @@ import torch
 
 from precise_shield.core.errors import ConfigError
 from precise_shield.core.summary import Summary
+from precise_shield.workflows import audit
 from precise_shield.workflows.config import parse_config
 from precise_shield.workflows.context import started
+from precise_shield.workflows.export import arm_of
+from precise_shield.workflows.identify import identify
 from precise_shield.workflows.run import run_all
 
 CHANGES = [
@@ -55,7 +59,7 @@ def test_every_attack_has_its_row_and_its_control(attacked):
     assert list(rows) == [
         "none: untouched model",
         "none: aligned model",
-        "aligned neurons pruned",
+        "safety neurons pruned",
         "random neurons pruned",
         "weights rounded to 4 bits",
         "2 benign fine-tuning steps",
@@ -71,6 +75,29 @@ def test_every_attack_has_its_row_and_its_control(attacked):
     page = (run.folder / "report.html").read_text()
     assert "Attack-back audit" in page
     assert Summary.model_validate_json((run.folder / "summary.json").read_text()).audit
+
+
+def test_fine_tuning_on_other_answers_or_batches_is_another_state(attacked, monkeypatch):
+    run, summary, _, _ = attacked
+    atlas, arm = identify(run), arm_of(run.folder, summary, "aligned")
+
+    def keys(config):
+        changed = dataclasses.replace(run, config=config)
+        changed.__dict__.update(data=run.data, loaded=run.loaded, bound=run.bound)
+        states = {name: state.made_by for name, _, state in audit._attacks(changed, atlas, arm)}
+        return [key for name, key in states.items() if "fine-tuning" in name]
+
+    first, rows = keys(run.config), audit._benign(run)
+    align = run.config.align.model_copy(update={"batch_size": 1})
+    batched = run.config.model_copy(update={"align": align})
+    monkeypatch.setattr(audit, "_benign", lambda _: rows)
+    assert keys(run.config) == first
+    other = [*keys(batched)]
+    assert not [key for key in other if key in first]
+    monkeypatch.setattr(
+        audit, "_benign", lambda _: [dataclasses.replace(row, target="no") for row in rows]
+    )
+    assert not [key for key in keys(run.config) if key in first]
 
 
 def test_defences_stand_as_conditions_beside_the_tuned_model(attacked):

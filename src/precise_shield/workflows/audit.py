@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from precise_shield.core.records import Example
 from precise_shield.core.sites import FEED_FORWARD, NeuronSet
 from precise_shield.core.store import digest
 from precise_shield.core.summary import Audit, AuditRow, Condition
-from precise_shield.data.contrast import share_of
+from precise_shield.data.contrast import fingerprint, share_of
 from precise_shield.evaluate.bootstrap import grouped_difference
 from precise_shield.evaluate.headlines import of_rate
 from precise_shield.evaluate.measures import Outcomes, outcomes
@@ -37,6 +38,7 @@ from precise_shield.workflows.judging import judge
 
 UNTOUCHED, ALIGNED = "none: untouched model", "none: aligned model"
 RANK = 8
+FORM = LoraRows(rank=RANK, alpha=2.0 * RANK, dropout=0.0)
 
 
 def audit(run: Run, atlas: Atlas, arm: Arm) -> Audit:
@@ -67,7 +69,7 @@ def audit(run: Run, atlas: Atlas, arm: Arm) -> Audit:
         )
     groups = {example.id: example.group for example in prompts}
     rows = [_row(name, controls[name], columns, groups) for name in columns]
-    return Audit(condition=arm.condition.name, neurons=len(arm.neurons), rows=rows, restored=True)
+    return Audit(condition=arm.condition.name, neurons=len(atlas.neurons), rows=rows, restored=True)
 
 
 def _prompts(examples: Sequence[Example], most: int) -> list[Example]:
@@ -89,7 +91,8 @@ def _attacks(run: Run, atlas: Atlas, arm: Arm) -> Iterator[tuple[str, bool, Stat
     """Name, whether it is a control, and the state; the references first."""
     section, delta = run.config.evaluate, arm.delta()
     rows = _benign(run)
-    drawn = control(run, atlas, arm.neurons, 0)
+    chosen = atlas.neurons  # tuned or, where `align.polarity` is `rest`, frozen
+    drawn = control(run, atlas, chosen, 0)
 
     def state(key: dict[str, Any], enter: Any) -> State:
         name = "audit-" + digest(key)[:8]
@@ -110,7 +113,7 @@ def _attacks(run: Run, atlas: Atlas, arm: Arm) -> Iterator[tuple[str, bool, Stat
     yield UNTOUCHED, False, state({"audit": "untouched"}, plain)
     yield ALIGNED, False, state({"audit": "aligned"}, with_delta(plain))
     for name, is_control, neurons in (
-        ("aligned neurons pruned", False, arm.neurons),
+        ("safety neurons pruned", False, chosen),
         ("random neurons pruned", True, drawn),
     ):
         key = {"audit": name, "neurons": digest(neurons.to_json())}
@@ -122,17 +125,19 @@ def _attacks(run: Run, atlas: Atlas, arm: Arm) -> Iterator[tuple[str, bool, Stat
         yield name, False, state({"audit": name, "bits": bits}, rounding)
     steps = section.audit_steps
     tuning_name = f"{steps} benign fine-tuning steps"
-    key = {
-        "rows": digest([row.id for row in rows]),
-        "rate": str(run.config.align.learning_rate),
+    made: dict[str, Any] = {
+        "rows": fingerprint(rows),
+        "order": digest([row.id for row in rows]),
+        "fit": asdict(_spec(run, rows)),
+        "form": asdict(FORM),
     }
 
     def tuned(bound: BoundModel) -> AbstractContextManager[None]:
         return _fine_tuned(run, bound, rows)
 
-    yield tuning_name, False, state({**key, "audit": tuning_name}, with_delta(tuned))
+    yield tuning_name, False, state({**made, "audit": tuning_name}, with_delta(tuned))
     beside = f"{tuning_name} on the untouched model"
-    yield beside, True, state({**key, "audit": beside}, tuned)
+    yield beside, True, state({**made, "audit": beside}, tuned)
 
 
 @contextmanager
@@ -152,14 +157,10 @@ def _benign(run: Run) -> list[Example]:
     return order[:wanted]
 
 
-@contextmanager
-def _fine_tuned(run: Run, bound: BoundModel, rows: Sequence[Example]) -> Iterator[None]:
-    """A LoRA of rank 8 on gate and up of every neuron, a few benign steps; undone afterwards."""
+def _spec(run: Run, rows: Sequence[Example]) -> FitSpec:
     section = run.config
     size = min(section.align.batch_size, len(rows))
-    whole = bind(bound.model, units=[k for k in kinds_of(bound.model) if k in FEED_FORWARD])
-    everything = NeuronSet.of({site: range(spot.width) for site, spot in whole.sites.items()})
-    spec = FitSpec(
+    return FitSpec(
         epochs=section.evaluate.audit_steps,
         batch_size=size,
         micro_batch=size,
@@ -171,12 +172,20 @@ def _fine_tuned(run: Run, bound: BoundModel, rows: Sequence[Example]) -> Iterato
         reduction="mean",
     )
 
+
+@contextmanager
+def _fine_tuned(run: Run, bound: BoundModel, rows: Sequence[Example]) -> Iterator[None]:
+    """A LoRA of rank 8 on gate and up of every neuron, a few benign steps; undone afterwards."""
+    spec = _spec(run, rows)
+    size = spec.batch_size
+    whole = bind(bound.model, units=[k for k in kinds_of(bound.model) if k in FEED_FORWARD])
+    everything = NeuronSet.of({site: range(spot.width) for site, spot in whole.sites.items()})
+
     def batches(epoch: int) -> Sequence[TrainBatch]:
         parts = [rows[i : i + size] for i in range(0, len(rows) - size + 1, size)]
         return [_batch(run, part) for part in parts]
 
-    form = LoraRows(rank=RANK, alpha=2.0 * RANK, dropout=0.0)
-    with tuning(whole, everything, form, seed=section.seed) as deltas:
+    with tuning(whole, everything, FORM, seed=spec.seed) as deltas:
         fit(deltas, batches, spec)
     try:
         yield
