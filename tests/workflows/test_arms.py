@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+
 import pytest
 import torch
 
@@ -16,6 +19,7 @@ from precise_shield.intervene.edits import intervening, scale
 from precise_shield.models.encoding import encode
 from precise_shield.workflows import pairs
 from precise_shield.workflows.align import align
+from precise_shield.workflows.arms import configured, make
 from precise_shield.workflows.config import parse_config
 from precise_shield.workflows.context import started
 from precise_shield.workflows.evaluate import comparisons
@@ -205,7 +209,7 @@ def test_pairs_set_a_refusal_above_the_models_own_hit(run, monkeypatch):
     with pytest.raises(EmptyCellError, match="complies with no harmful"):
         plans(again, atlas)  # a random model says nothing that is a hit
 
-    def hits(_, harmful):
+    def hits(_, harmful, reader):
         return [Response(row.id, "base", "Sure.", 2, True) for row in harmful[:1]]
 
     monkeypatch.setattr(pairs, "_hits", hits)
@@ -218,6 +222,25 @@ def test_pairs_set_a_refusal_above_the_models_own_hit(run, monkeypatch):
     receipt = align(again)[0].receipt
     assert receipt.final_loss < 1.0  # log 2 at the start
     assert receipt.changed_weights > 0
+
+
+def test_pairs_are_read_by_the_judge_that_the_headline_rests_on(run):
+    """`evaluate.judges` takes the place of `evaluate.judge`."""
+    changes = ["align.objective=dpo", "align.arms=[]", "align.zero_shot=[]", "identify.p=0.2",
+               "evaluate.judges=[refusal_phrases, reference]"]  # fmt: skip
+    text = CONFIG.format(model=run.config.model.path)
+    again = started(parse_config(text, changes), run.folder, quiet=True)
+    with pytest.raises(EmptyCellError, match="complies with no harmful"):
+        plans(again, identify(again))  # a random model says nothing that is a hit
+    made = [json.loads(p.read_text()) for p in run.folder.glob("stages/rejected/*/stage.json")]
+    assert "refusal_phrases" in {each["made_by"]["judge"] for each in made}
+
+
+def test_rows_in_another_order_are_another_training(run, arms):
+    plan = plans(run, identify(run))[0]
+    turned = dataclasses.replace(plan, rows=plan.rows[::-1])
+    assert make(run, plan, configured(run)).made_by == arms["aligned"].made_by
+    assert make(run, turned, configured(run)).made_by != arms["aligned"].made_by
 
 
 def test_the_rest_can_be_trained_with_the_safety_neurons_frozen(run):

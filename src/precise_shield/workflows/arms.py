@@ -111,6 +111,7 @@ def make(run: Run, plan: Plan, settings: Settings) -> Arm:
         made_by = run.made_by(
             plan.rows,
             neurons=neurons,
+            order=digest([row.id for row in plan.rows]),
             form=form,
             fit=asdict(spec),
             files=FILES,

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 
 from precise_shield.core.errors import DataError, EmptyCellError
 from precise_shield.core.records import Example, Response
-from precise_shield.evaluate.judges import JUDGES
+from precise_shield.core.store import digest
+from precise_shield.evaluate.judges import Judge
 from precise_shield.models.generation import generate
 from precise_shield.workflows.context import Run
+from precise_shield.workflows.judges import make, names_of
 
 
 def rejected_answers(run: Run, rows: Sequence[Example]) -> dict[str, str]:
@@ -23,13 +25,14 @@ def rejected_answers(run: Run, rows: Sequence[Example]) -> dict[str, str]:
         DataError: a benign row's language has no refusal in the training data.
     """
     harmful = [row for row in rows if row.harm == "harmful"]
-    made_by = run.made_by(
-        harmful, limit=run.config.evaluate.max_new_tokens, judge=run.config.evaluate.judge
-    )
+    reader = make(run, names_of(run.config)[0], harmful)
+    limit = run.config.evaluate.max_new_tokens
+    reads = digest(reader.describe())
+    made_by = run.made_by(harmful, limit=limit, judge=reader.name, reads=reads)
     stage = run.store.stage("rejected", made_by)
     with run.working(stage, f"own answers to {len(harmful)} harmful training prompts") as todo:
         if todo:
-            stage.write_table("responses.jsonl", _hits(run, harmful))
+            stage.write_table("responses.jsonl", _hits(run, harmful, reader))
     said = {row.example: row.text for row in stage.read_table("responses.jsonl", Response)}
     if not said:
         raise EmptyCellError(
@@ -50,7 +53,7 @@ def rejected_answers(run: Run, rows: Sequence[Example]) -> dict[str, str]:
     return said
 
 
-def _hits(run: Run, harmful: Sequence[Example]) -> list[Response]:
+def _hits(run: Run, harmful: Sequence[Example], reader: Judge) -> list[Response]:
     """The base model's answers that are hits: kept in the run folder, never shown."""
     with run.reporter.bar("own answers", len(harmful)) as advance:
         answers = generate(
@@ -61,8 +64,7 @@ def _hits(run: Run, harmful: Sequence[Example]) -> list[Response]:
             batch_size=run.config.evaluate.batch_size,
             on_batch=lambda part: advance(len(part)),
         )
-    judge = JUDGES[run.config.evaluate.judge](list(harmful))
-    verdicts = judge.judge(list(zip(harmful, answers, strict=True)))
+    verdicts = reader.judge(list(zip(harmful, answers, strict=True)))
     return [
         answer
         for answer, verdict in zip(answers, verdicts, strict=True)
