@@ -54,6 +54,18 @@ def test_an_effect_holds_only_beyond_its_interval(seen, expected, verdict):
     assert _sign(seen, expected) == verdict
 
 
+def test_a_run_that_froze_the_safety_neurons_claims_nothing_of_tuning_them():
+    hits = {"attack_success": 30, "refusal_harmful": 10}
+    effects = {("aligned", "base"): DOWN, ("aligned", "random"): DOWN}
+    straight, turned = (_tuning(found(hits, effects), rest=rest) for rest in (False, True))
+    assert all("Tuning the safety neurons" in claim.claim for claim in straight)
+    for before, claim in zip(straight, turned, strict=True):
+        assert "Tuning the safety neurons" not in claim.claim
+        assert "SafeNeuron" in claim.source
+        assert "Qwen" not in claim.reported
+        assert (claim.measured, claim.verdict) == (before.measured, before.verdict)
+
+
 def test_an_effect_that_its_control_has_as_well_does_not_hold():
     hits = {"attack_success": 30, "refusal_harmful": 10}
     effects = {("aligned", "base"): DOWN, ("aligned", "random"): NOTHING}
