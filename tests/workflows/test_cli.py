@@ -54,6 +54,8 @@ def test_help_imports_nothing_heavy():
         (["run", "{config}", "--set", "identify.chosen=MSL"], "no set 'MSL'"),
         (["run", "{config}", "--set", "model.path=nowhere/at-all-here"], "error: "),
         (["doctor", "no-such-folder/x"], "error: "),
+        (["doctor", "sandbox", "--dtype", "int9"], "error: --dtype 'int9': input should be"),
+        (["undo", "d", "m", "out", "--dtype", "int9"], "error: --dtype 'int9': input should be"),
         (["report", "."], "summary.json is missing"),
     ],
 )

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from precise_shield.core.errors import UserError
+from precise_shield.core.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
     from precise_shield.workflows.context import Run
+    from precise_shield.workflows.sections.model import ModelSection
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -37,6 +38,9 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="No progress on standard er
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would run, and stop.")]
 Device = Annotated[str | None, typer.Option("--device", help="cuda, mps, cpu or cuda:1.")]
 Dtype = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16.")]
+ModelArg = Annotated[str, typer.Argument(help="Hub id, folder, .gguf file or `sandbox`.")]
+Revision = Annotated[str | None, typer.Option("--revision", help="Hub commit of MODEL.")]
+Trust = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that MODEL brings.")]
 
 
 def main() -> None:
@@ -74,6 +78,28 @@ def opened(
         for source in read.data.sources:
             source.limit = limit
     yield started(read, out, quiet=quiet)
+
+
+def model_section(path: str, *, trust_remote_code: bool, **given: str | None) -> ModelSection:
+    """The model that a command's options describe; what is None keeps its default.
+
+    Raises:
+        ConfigError: an option has a value that there is not.
+    """
+    from pydantic import ValidationError
+
+    from precise_shield.workflows.sections.model import ModelSection
+
+    known = {key: value for key, value in given.items() if value is not None}
+    try:
+        return ModelSection.model_validate(
+            {"path": path, "trust_remote_code": trust_remote_code, **known}
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(
+            f"--{'-'.join(map(str, first['loc']))} {first['input']!r}: {first['msg'].lower()}."
+        ) from error
 
 
 def show(value: object, *, as_json: bool) -> None:

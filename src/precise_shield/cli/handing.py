@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from precise_shield.cli.app import Device, Dtype, Json, Quiet, app, show
+from precise_shield.cli.app import (
+    Device,
+    Dtype,
+    Json,
+    ModelArg,
+    Quiet,
+    Revision,
+    Trust,
+    app,
+    model_section,
+    show,
+)
 from precise_shield.core.errors import ConfigError
-
-if TYPE_CHECKING:
-    from precise_shield.workflows.sections.model import ModelSection
 
 receipt_app = typer.Typer(no_args_is_help=True, help="Prove what an alignment changed.")
 app.add_typer(receipt_app, name="receipt")
 
 DeltaArg = Annotated[Path, typer.Argument(help="Delta file that `export --delta` wrote.")]
-ModelArg = Annotated[str, typer.Argument(help="Hub id, folder, .gguf file or `sandbox`.")]
 NewFolder = Annotated[Path, typer.Argument(help="Folder to write; it must not exist.")]
-Revision = Annotated[str | None, typer.Option("--revision", help="Hub commit of MODEL.")]
-Trust = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that MODEL brings.")]
 
 
 @app.command()
@@ -71,7 +76,9 @@ def apply(
     """Write MODEL with a delta's rows put in, bit for bit."""
     from precise_shield.workflows.deltas import apply as work
 
-    section = model_section(model, revision, device, dtype, trust_remote_code)
+    section = model_section(
+        model, trust_remote_code=trust_remote_code, revision=revision, device=device, dtype=dtype
+    )
     typer.echo(f"wrote {work(delta, section, out, force=force)}")
 
 
@@ -88,7 +95,9 @@ def undo(
     """Write MODEL with a delta's rows taken out: its base model, bit for bit."""
     from precise_shield.workflows.deltas import undo as work
 
-    section = model_section(model, revision, device, dtype, trust_remote_code)
+    section = model_section(
+        model, trust_remote_code=trust_remote_code, revision=revision, device=device, dtype=dtype
+    )
     typer.echo(f"wrote {work(delta, section, out)}")
 
 
@@ -108,19 +117,14 @@ def receipt_check(
     """Check on disk that an alignment changed its neurons' weights and nothing else."""
     from precise_shield.workflows.deltas import receipt_check as work
 
-    given = (
-        None if model is None else model_section(model, revision, device, dtype, trust_remote_code)
-    )
+    given = None
+    if model is not None:
+        given = model_section(
+            model,
+            trust_remote_code=trust_remote_code,
+            revision=revision,
+            device=device,
+            dtype=dtype,
+        )
     for line in work(path, given):
         typer.echo(line)
-
-
-def model_section(
-    path: str, revision: str | None, device: str | None, dtype: str | None, trust: bool
-) -> ModelSection:
-    """The model that the options describe."""
-    from precise_shield.workflows.sections.model import ModelSection
-
-    given = {"device": device, "dtype": dtype, "revision": revision}
-    known = {key: value for key, value in given.items() if value is not None}
-    return ModelSection.model_validate({"path": path, "trust_remote_code": trust, **known})

@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from precise_shield.cli.app import Device, Dtype, Json, app, show
+from precise_shield.cli.app import (
+    Device,
+    Dtype,
+    Json,
+    ModelArg,
+    Revision,
+    Trust,
+    app,
+    model_section,
+    show,
+)
 
 
 @app.command()
@@ -48,21 +58,25 @@ def list_(as_json: Json = False) -> None:
 
 @app.command()
 def doctor(
-    model: Annotated[str, typer.Argument(help="Hub id, folder, .gguf file or `sandbox`.")],
-    gguf_file: Annotated[str | None, typer.Option("--gguf-file")] = None,
-    revision: Annotated[str | None, typer.Option("--revision")] = None,
+    model: ModelArg,
+    gguf_file: Annotated[
+        str | None, typer.Option("--gguf-file", help="GGUF file inside MODEL.")
+    ] = None,
+    revision: Revision = None,
     device: Device = None,
     dtype: Dtype = None,
-    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code")] = False,
+    trust_remote_code: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Say what the tool sees in a model before anything runs."""
     from precise_shield.workflows.doctor import doctor as work
-    from precise_shield.workflows.sections.model import ModelSection
 
-    given = {"device": device, "dtype": dtype, "gguf_file": gguf_file, "revision": revision}
-    section = ModelSection.model_validate(
-        {"path": model, "trust_remote_code": trust_remote_code}
-        | {key: value for key, value in given.items() if value is not None}
+    section = model_section(
+        model,
+        trust_remote_code=trust_remote_code,
+        revision=revision,
+        gguf_file=gguf_file,
+        device=device,
+        dtype=dtype,
     )
     show(work(section), as_json=as_json)
