@@ -42,8 +42,8 @@ def run_all(run: Run) -> Summary:
     found = evaluate(run)
     held = gates(run, arms)
     more = explained(run, atlas, arms, found)
-    summary = summarise(run, atlas, facts, verified, arms, found, more)
-    summary = summary.model_copy(update={"gate": held, "search": search_facts(run)})
+    searched = search_facts(run)
+    summary = summarise(run, atlas, facts, verified, arms, found, more, held, searched)
     run.store.write_text("summary.json", summary.model_dump_json(indent=1) + "\n")
     write_pages(run.folder)
     return summary

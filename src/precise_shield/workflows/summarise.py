@@ -14,8 +14,10 @@ from precise_shield.core.sites import NeuronSet
 from precise_shield.core.summary import (
     DataFacts,
     Explained,
+    GateFacts,
     ModelFacts,
     NeuronFacts,
+    SearchFacts,
     Summary,
     Verification,
 )
@@ -40,6 +42,8 @@ def summarise(
     arms: list[Arm],
     found: Evaluation,
     explained: Explained,
+    gates: list[GateFacts],
+    searched: SearchFacts | None,
 ) -> Summary:
     """Everything the run measured, in the form that the report reads and `summary.json` keeps."""
     config = run.config
@@ -64,6 +68,8 @@ def summarise(
         verification=verified.model_copy(update={"benign_kl": drift}),
         receipts=[arm.receipt for arm in arms],
         explained=explained,
+        gate=gates,
+        search=searched,
         claims=[*claims(config, found, facts, verified), *explained_claims(facts, explained)],
         costs=run.costs,
         samples=samples(run, found),
