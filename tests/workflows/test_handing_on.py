@@ -13,12 +13,16 @@ import torch
 import transformers as hf
 
 from precise_shield import api
+from precise_shield.align.export import Card
 from precise_shield.align.sparse import SparseDelta, applied
 from precise_shield.cli import main
 from precise_shield.core.errors import ConfigError, GateError, ReceiptError, StoreError
+from precise_shield.core.summary import Condition
+from precise_shield.evaluate.bootstrap import grouped_difference
 from precise_shield.models.loading import ModelSpec, load
+from precise_shield.workflows import gate
 from precise_shield.workflows.deltas import apply, receipt_check, undo
-from precise_shield.workflows.export import export
+from precise_shield.workflows.export import arm_of, export, measured_table
 from precise_shield.workflows.gate import require_gate
 from precise_shield.workflows.run import read_summary
 from precise_shield.workflows.sections.model import ModelSection
@@ -65,6 +69,17 @@ def test_a_model_weaker_than_its_base_is_not_written_by_force(finished):
     assert not weaker.passed
 
 
+def test_a_rise_without_an_interval_is_not_written_by_force(finished, tmp_path, monkeypatch):
+    """One group of requests has no interval that could excuse that it is attacked more often."""
+    run, _ = finished
+    rise = grouped_difference({"a": False}, {"a": True}, {"a": "one"})
+    assert rise.difference == 1
+    monkeypatch.setattr(gate, "compared", lambda *_: rise)
+    with pytest.raises(GateError, match=r"100.0 points, and one group.*not even with --force"):
+        export(run.folder, tmp_path / "out", force=True, quiet=True)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_controls_and_suppressed_models_are_not_exported(finished, tmp_path):
     run, _ = finished
     for name in ("random-rows-0", "suppressed", "random-suppressed-0", "base", "nonsense"):
@@ -91,6 +106,29 @@ def test_the_merged_folder_is_the_measured_model(finished, handed, model_folder)
     assert "not passed; written with `--force`" in card
     assert str(run.folder) not in card
     assert str(Path(model_folder).parent) not in card
+
+
+def test_the_card_of_an_amplified_model_has_its_own_control(finished):
+    """No neuron of it was trained, and beside it stand random neurons that were amplified."""
+    run, summary = finished
+    arm = arm_of(run.folder, summary, "aligned")
+
+    def named(name, kind):
+        return Condition(name=name, kind=kind, label=name)
+
+    strong, beside = named("amplified", "amplified"), named("scaled-at-random", "random_amplified")
+    summary = summary.model_copy(update={"conditions": [*summary.conditions, strong, beside]})
+    head = measured_table(summary, dataclasses.replace(arm, condition=strong)).splitlines()[0]
+    assert "scaled-at-random" in head
+    assert "random neurons tuned" not in head
+    assert "scaled-at-random" not in measured_table(summary, arm)
+    assert "random neurons tuned" in measured_table(summary, arm).splitlines()[0]
+    card = Card("t", "b", None, "", {})
+    assert "neurons trained to refuse" in card.markdown(arm.stored)
+    receipt = arm.receipt.model_copy(update={"form": "amplified"})
+    said = card.markdown(dataclasses.replace(arm.stored, receipt=receipt))
+    assert "neurons amplified, without training" in said
+    assert "trained to refuse" not in said
 
 
 def test_receipts_hold_on_disk_and_catch_what_moved(finished, handed, model_folder, tmp_path):

@@ -63,6 +63,8 @@ class Card:
         share = receipt.changed_weights / receipt.model_parameters
         trained = receipt.trained_with_a / receipt.model_parameters
         revision = "" if self.base_revision is None else f" at revision `{self.base_revision}`"
+        amplified = receipt.form == "amplified"
+        done = "amplified, without training" if amplified else "trained to refuse harmful requests"
         recipe = yaml.safe_dump(dict(self.recipe), sort_keys=False, allow_unicode=True)
         return f"""---
 {yaml.safe_dump(front, sort_keys=False).strip()}
@@ -70,7 +72,7 @@ class Card:
 
 # {self.title}
 
-`{self.base}`{revision} with {receipt.neurons:,} neurons trained to refuse harmful requests.
+`{self.base}`{revision} with {receipt.neurons:,} neurons {done}.
 {receipt.trained_with_a:,} parameters were trained ({trained:.3%} of the model's size) and
 {receipt.changed_weights:,} weights differ ({share:.3%}). Every other weight is bit for bit the
 base model's; `receipt.json` holds the proof.

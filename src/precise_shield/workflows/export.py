@@ -91,7 +91,7 @@ def arm_of(folder: Path, summary: Summary, condition: str) -> Arm:
     if condition not in found or condition not in receipts:
         known = ", ".join(sorted(found.keys() & receipts.keys())) or "none"
         raise StoreError(
-            f"{folder} has no alignment {condition!r} to export; it has {known}"
+            f"{folder} has no alignment {condition!r}; it has {known}"
             " (controls and suppressed models are never exported). Run it again if it is older."
         )
     receipt = receipts[condition]
@@ -187,8 +187,7 @@ _MEASURES = {
 
 def measured_table(summary: Summary, arm: Arm) -> str:
     """Markdown: every pooled measure on test prompts, base, this alignment, and its controls."""
-    kinds = {"random_rows", "zero_shot_random"}
-    controls = [c for c in summary.conditions if c.kind in kinds and _beside(c, arm)]
+    controls = [c for c in summary.conditions if _beside(c, arm)]
     columns = [c for c in summary.conditions if c.kind == "base" or c.name == arm.condition.name]
     columns += controls[:1]
     rates = {
@@ -205,16 +204,18 @@ def measured_table(summary: Summary, arm: Arm) -> str:
     lines.append("")
     lines.append(
         f"Test prompts, judge `{summary.judge}`; {summary.rule} 95 % intervals of single rates."
-        f" {len(controls)} random-row control{'s' if len(controls) != 1 else ''} with the same"
-        " budget" + (", the first shown." if len(controls) > 1 else ".")
+        f" {len(controls)} random control{'s' if len(controls) != 1 else ''} made alike"
+        + (", the first shown." if len(controls) > 1 else ".")
     )
     return "\n".join(lines)
 
 
 def _beside(control: Condition, arm: Arm) -> bool:
     if arm.condition.kind == "zero_shot":
-        return control.name.startswith(f"{arm.condition.name}-random")
-    return control.kind == "random_rows"
+        mine = control.name.startswith(f"{arm.condition.name}-random-")
+        return control.kind == "zero_shot_random" and mine
+    wanted = "random_amplified" if arm.condition.kind == "amplified" else "random_rows"
+    return control.kind == wanted
 
 
 def _shown(rate: Any) -> str:
