@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,13 +10,13 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from precise_shield.align.delta import Deltas, RowLora
+from precise_shield.align.headed import headed, save_headed
 from precise_shield.align.slices import fingerprint, read_slices
 from precise_shield.align.sparse import Change, SparseDelta
-from precise_shield.core.errors import DataError, ReceiptError, StoreError
+from precise_shield.core.errors import ReceiptError, StoreError
 from precise_shield.core.sites import NeuronSet
 from precise_shield.models.bind import BoundModel
 
@@ -86,8 +85,6 @@ class LowRank:
         Raises:
             StoreError: something is already there.
         """
-        if path.exists():
-            raise StoreError(f"{path} exists and would be overwritten. Choose another name.")
         tensors: dict[str, Tensor] = {}
         for one in self.factors:
             tensors[f"{one.name}/a"] = one.a.contiguous()
@@ -109,9 +106,7 @@ class LowRank:
             "recipe": dict(self.recipe),
             "weights": weights,
         }
-        part = path.with_name(path.name + ".part")
-        save_file(tensors, part, metadata={"format": FORMAT, FORMAT: json.dumps(header)})
-        part.replace(path)
+        save_headed(path, tensors, FORMAT, header)
 
     @classmethod
     def load(cls, path: Path) -> LowRank:
@@ -120,28 +115,22 @@ class LowRank:
         Raises:
             StoreError: the file is missing, none of ours, of another schema, or broken.
         """
-        try:
-            with safe_open(path, framework="pt") as file:
-                header = json.loads((file.metadata() or {}).get(FORMAT, "null"))
-                if header is None or header["schema_version"] != SCHEMA_VERSION:
-                    raise StoreError(f"{path} is no low-rank delta of schema {SCHEMA_VERSION}.")
-                factors = tuple(
-                    Factors(
-                        name,
-                        int(facts["dim"]),
-                        tuple(file.get_tensor(f"{name}/index").tolist()),
-                        file.get_tensor(f"{name}/a"),
-                        file.get_tensor(f"{name}/b"),
-                        float(facts["scaling"]),
-                        facts["base_sha256"],
-                        facts["written_sha256"],
-                    )
-                    for name, facts in header["weights"].items()
+        with headed(path, FORMAT, SCHEMA_VERSION, "low-rank delta") as (file, header):
+            factors = tuple(
+                Factors(
+                    name,
+                    int(facts["dim"]),
+                    tuple(file.get_tensor(f"{name}/index").tolist()),
+                    file.get_tensor(f"{name}/a"),
+                    file.get_tensor(f"{name}/b"),
+                    float(facts["scaling"]),
+                    facts["base_sha256"],
+                    facts["written_sha256"],
                 )
+                for name, facts in header["weights"].items()
+            )
             neurons = NeuronSet.from_json(header["neurons"])
             return cls(factors, neurons, int(header["rank"]), header["recipe"])
-        except (OSError, SafetensorError, ValueError, KeyError, DataError) as error:
-            raise StoreError(f"{path} cannot be read as a low-rank delta: {error}") from error
 
 
 def is_low_rank(path: Path) -> bool:

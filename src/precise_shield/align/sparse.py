@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,12 +10,11 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from precise_shield.align.headed import headed, save_headed
 from precise_shield.align.slices import changed, read_slices, same_bits, write_slices
-from precise_shield.core.errors import DataError, ReceiptError, StoreError
+from precise_shield.core.errors import ReceiptError
 from precise_shield.core.sites import NeuronSet
 from precise_shield.models.bind import BoundModel
 from precise_shield.models.units import unit_major
@@ -71,8 +68,6 @@ class SparseDelta:
         Raises:
             StoreError: something is already there.
         """
-        if path.exists():
-            raise StoreError(f"{path} exists and would be overwritten. Choose another name.")
         tensors: dict[str, Tensor] = {}
         for change in self.changes:
             tensors[f"{change.name}/old"] = change.old.contiguous()
@@ -86,9 +81,7 @@ class SparseDelta:
             "recipe": dict(self.recipe),
             "weights": {c.name: {"dim": c.dim, "base_sha256": c.base} for c in self.changes},
         }
-        part = path.with_name(path.name + ".part")
-        save_file(tensors, part, metadata={"format": FORMAT, FORMAT: json.dumps(header)})
-        os.replace(part, path)
+        save_headed(path, tensors, FORMAT, header)
 
     @classmethod
     def load(cls, path: Path) -> SparseDelta:
@@ -97,31 +90,20 @@ class SparseDelta:
         Raises:
             StoreError: the file is missing, no delta of ours, of another schema, or broken.
         """
-        try:
-            with safe_open(path, framework="pt") as file:
-                header = json.loads((file.metadata() or {}).get(FORMAT, "null"))
-                if header is None:
-                    raise StoreError(f"{path} is no delta file: its metadata lacks {FORMAT!r}.")
-                if header["schema_version"] != SCHEMA_VERSION:
-                    raise StoreError(
-                        f"{path} has schema {header['schema_version']}, this version reads"
-                        f" {SCHEMA_VERSION}. Use the version that wrote it."
-                    )
-                changes = tuple(
-                    Change(
-                        name,
-                        int(facts["dim"]),
-                        tuple(file.get_tensor(f"{name}/index").tolist()),
-                        file.get_tensor(f"{name}/old"),
-                        file.get_tensor(f"{name}/new"),
-                        facts["base_sha256"],
-                    )
-                    for name, facts in header["weights"].items()
+        with headed(path, FORMAT, SCHEMA_VERSION, "delta file") as (file, header):
+            changes = tuple(
+                Change(
+                    name,
+                    int(facts["dim"]),
+                    tuple(file.get_tensor(f"{name}/index").tolist()),
+                    file.get_tensor(f"{name}/old"),
+                    file.get_tensor(f"{name}/new"),
+                    facts["base_sha256"],
                 )
+                for name, facts in header["weights"].items()
+            )
             neurons = NeuronSet.from_json(header["neurons"])
             return cls(changes, neurons, header["form"], int(header["rank"]), header["recipe"])
-        except (OSError, SafetensorError, ValueError, KeyError, DataError) as error:
-            raise StoreError(f"{path} cannot be read as a delta file: {error}") from error
 
 
 def apply(bound: BoundModel, delta: SparseDelta) -> None:
