@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from data.making import example
@@ -93,3 +95,15 @@ def test_ecso_closes_its_eyes_only_after_calling_its_answer_harmful():
     say = Script(replies)
     assert DEFENCES["ecso"].answer(say, [BLIND]) == [long]
     assert len(say.asked) == 1
+
+
+def test_a_prefilled_answer_does_not_prefill_the_self_checks():
+    """What is put into the model's mouth opens what the user reads, not what a defence asks."""
+    for name in ("self_defense", "ecso"):
+        say = Script({"QUERY": "yes", "Question: Does this": "yes"})
+        DEFENCES[name].answer(say, [replace(SEEING, prefill="Sure, here is")])
+        forced = {each.id.partition("#")[2]: each.prefill for each in say.asked}
+        told = {"": "Sure, here is", "check": None, "tell": None, "caption": None}
+        told["safe"] = "Sure, here is"
+        assert forced.items() <= told.items()
+        assert set(forced) == ({"", "check"} if name == "self_defense" else set(told) - {"check"})

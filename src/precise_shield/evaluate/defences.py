@@ -68,6 +68,7 @@ def _filled(template: str, **words: str) -> str:
 
 
 def _asked(example: Example, number: str, prompt: str, *, blind: bool = False) -> Example:
+    """A question of the defence's own; only its answer to the user can be made to begin somehow."""
     image = None if blind else example.image
     modality = "text" if image is None else example.modality
     form = None if image is None else example.form
@@ -80,6 +81,7 @@ def _asked(example: Example, number: str, prompt: str, *, blind: bool = False) -
         form=form,
         target=None,
         answer=None,
+        prefill=example.prefill if number == "safe" else None,
     )
 
 
@@ -167,6 +169,7 @@ for _row in (
         "Phute et al. (2024), arXiv 2308.07308: the model judges its own answer; a harmful one is"
         " replaced by a refusal in the prompt's language",
         _self_defense,
+        version="2",
     ),
     Defence(
         "ecso",
@@ -174,6 +177,7 @@ for _row in (
         "Gou et al. (2024), arXiv 2403.09572: with a picture the model judges its own answer, and"
         " answers a description of the picture if it was harmful",
         _ecso,
+        version="2",
     ),
 ):
     DEFENCES.register(_row.name)(_row)
