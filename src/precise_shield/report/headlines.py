@@ -98,7 +98,7 @@ def _part(row: BreakdownRow | None) -> Entry:
 
 
 def headline_rows(view: View, names: list[str]) -> list[list[str]]:
-    """The same figures for the terminal: figure, condition, value; none that is undefined in all."""
+    """The same figures for the terminal: figure, condition, value; those that any has."""
     found = view.summary.headlines
     if found is None:
         return []
