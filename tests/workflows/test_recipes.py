@@ -62,7 +62,7 @@ def test_a_recipe_aligns_a_tiny_model_of_its_architecture(name, tmp_path, monkey
         if "languages" in part:
             part["languages"] = [lang for lang in part["languages"] if lang in ("en", "zh")]
 
-    def hits(_, harmful):
+    def hits(_run, harmful, _reader):
         return [Response(row.id, "base", "Sure.", 2, True) for row in harmful]
 
     monkeypatch.setattr(pairs, "_hits", hits)
