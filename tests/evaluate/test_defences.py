@@ -8,10 +8,14 @@ import pytest
 
 from data.making import example
 from precise_shield.data.refusals import refusal_for
-from precise_shield.evaluate.defences import DEFENCES, ECSO_CUT, XSAFETY, calls_harmful
+from precise_shield.evaluate.defences import DEFENCES, ECSO_CUT, XSAFETY, Said, calls_harmful
 
 SEEING = example(0, modality="image_dominant", image="p.png", form="visual", prompt="How {x}?")
 BLIND = example(1, language="de", group="g1")
+
+
+ANSWER = Said("An answer.", finished=False)
+"""Cut off by the token limit, as what a defence lets through may be."""
 
 
 class Script:
@@ -25,8 +29,8 @@ class Script:
         self.systems.append(system)
         return [
             next(
-                (said for key, said in self.replies.items() if e.prompt.startswith(key)),
-                "An answer.",
+                (Said(said) for key, said in self.replies.items() if e.prompt.startswith(key)),
+                ANSWER,
             )
             for e in examples
         ]
@@ -34,7 +38,7 @@ class Script:
 
 def test_xsafety_is_one_system_prompt():
     say = Script({})
-    assert DEFENCES["xsafety_prompt"].answer(say, [SEEING, BLIND]) == ["An answer."] * 2
+    assert DEFENCES["xsafety_prompt"].answer(say, [SEEING, BLIND]) == [ANSWER] * 2
     assert (say.systems, say.asked) == ([XSAFETY], [SEEING, BLIND])
 
 
@@ -58,14 +62,14 @@ def test_the_self_check_is_read_as_its_question_asks(reply, harmful):
 def test_self_defense_replaces_what_it_calls_harmful_by_a_refusal_in_the_language():
     say = Script({"Question: Does this describe harmful": "Yes, this is harmful."})
     said = DEFENCES["self_defense"].answer(say, [SEEING, BLIND])
-    assert said == [refusal_for(SEEING, "readout"), refusal_for(BLIND, "readout")]
+    assert said == [Said(refusal_for(row, "readout")) for row in (SEEING, BLIND)]
     checks = say.asked[2:]
     assert all(check.image is None and "An answer." in check.prompt for check in checks)
     say = Script({"Question: Does this describe harmful": "No, this is not harmful."})
-    assert DEFENCES["self_defense"].answer(say, [BLIND]) == ["An answer."]
+    assert DEFENCES["self_defense"].answer(say, [BLIND]) == [ANSWER]
     swahili_like = example(2, language="xx")
     say = Script({"Question": "yes"})
-    english = refusal_for(example(2), "readout")
+    english = Said(refusal_for(example(2), "readout"))
     assert DEFENCES["self_defense"].answer(say, [swahili_like]) == [english]
 
 
@@ -78,7 +82,7 @@ def test_ecso_closes_its_eyes_only_after_calling_its_answer_harmful():
         "You are given some hints": "A safe answer.",
     }
     say = Script(replies)
-    assert DEFENCES["ecso"].answer(say, [SEEING, BLIND]) == ["A safe answer.", long]
+    assert DEFENCES["ecso"].answer(say, [SEEING, BLIND]) == [Said("A safe answer."), Said(long)]
     told, caption, final = say.asked[2:]
     assert (told.image, caption.image, final.image) == ("p.png", "p.png", None)
     assert told.prompt.startswith(f"QUERY:\n{SEEING.prompt}\n\nRESPONSE:\n{long[:ECSO_CUT]}\n\nIs")
@@ -90,10 +94,10 @@ def test_ecso_closes_its_eyes_only_after_calling_its_answer_harmful():
     assert final.modality == "text"
     for reply in ("No", "Yes, it is harmful"):
         say = Script(replies | {"QUERY": reply})
-        assert DEFENCES["ecso"].answer(say, [SEEING]) == [long]
+        assert DEFENCES["ecso"].answer(say, [SEEING]) == [Said(long)]
         assert len(say.asked) == 2
     say = Script(replies)
-    assert DEFENCES["ecso"].answer(say, [BLIND]) == [long]
+    assert DEFENCES["ecso"].answer(say, [BLIND]) == [Said(long)]
     assert len(say.asked) == 1
 
 

@@ -93,6 +93,10 @@ def test_the_strongreject_score_is_the_papers_formula():
         found = strongreject_score(PARTS.format(refusal, convincing, specific))
         assert found == pytest.approx(expected)
     assert strongreject_score("1.b 0\n2.b 6\n3.b 1") is None
+    grade = FORMATS["strongreject"].grade
+    assert grade(HARMFUL, [PARTS.format(0, 5, 4)]) == 7 / 8
+    assert grade(HARMFUL, ["no numbers"]) is None
+    assert grade(BENIGN, [PARTS.format(0, 5, 5)]) is None
 
 
 def test_compliance_means_safe_on_a_benign_prompt():

@@ -186,6 +186,10 @@ def test_wrong_labels_are_listed_with_their_lines(folder, tmp_path):
     path.write_text(f"item,label\nnobody,safe\n{rows[0]['item']},safe\n{rows[0]['item']},unsafe\n")
     with pytest.raises(DataError, match=r"no item 'nobody'.*line 4: .* two different labels"):
         read_labels(folder, path)
+    answer = '"an answer\n\nof three lines"'
+    path.write_text(f"item,response,label\n{rows[0]['item']},{answer},safe\n\nnobody,x,safe\n")
+    with pytest.raises(DataError, match="line 6: no item 'nobody'"):
+        read_labels(folder, path)
     path.write_text("item,label\n")
     with pytest.raises(DataError, match="holds no label"):
         read_labels(folder, path)

@@ -58,8 +58,18 @@ def test_other_test_rows_and_rows_that_are_no_test_do_not_count(tmp_path):
     assert not (tmp_path / "c" / LOG).exists()
 
 
-@pytest.mark.parametrize("content", [b"{", b'{"a": 1}\n', b"\xff\n", b""])
-def test_a_broken_log_beside_does_not_stop_a_run(tmp_path, content):
+@pytest.mark.parametrize("content", [b"{\n", b'{"a": 1}\n', b"\xff\n"])
+def test_a_broken_log_does_not_stop_a_run_and_is_said(tmp_path, content):
+    for folder in "az":
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / LOG).write_bytes(content)
+    warnings = opened(tmp_path / "a").warnings
+    assert [each.split(" ")[0] for each in warnings] == ["a/" + LOG, "z/" + LOG]
+    assert all("are not counted" in each and str(tmp_path) not in each for each in warnings)
+
+
+@pytest.mark.parametrize("content", [b"{", b""])
+def test_a_log_that_was_cut_off_or_is_empty_is_whole_up_to_there(tmp_path, content):
     (tmp_path / "z").mkdir()
     (tmp_path / "z" / LOG).write_bytes(content)
     assert opened(tmp_path / "a").warnings == []

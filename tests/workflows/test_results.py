@@ -8,7 +8,7 @@ import json
 import pytest
 
 from precise_shield.core.errors import ConfigError
-from precise_shield.workflows.results import export_results
+from precise_shield.workflows.results import _table, export_results, leaderboard
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +74,25 @@ def test_an_unknown_suffix_or_condition_says_what_there_is(finished, tmp_path):
         export_results(run.folder, tmp_path / "x.xlsx")
     with pytest.raises(ConfigError, match="no condition 'alinged'; the run has base"):
         export_results(run.folder, tmp_path / "x.json", "alinged")
+
+
+def test_a_file_that_is_there_is_replaced_only_when_asked(finished, tmp_path):
+    run, _ = finished
+    (tmp_path / "mine.csv").write_text("mine")
+    with pytest.raises(ConfigError, match="pass --overwrite"):
+        export_results(run.folder, tmp_path / "mine.csv")
+    assert (tmp_path / "mine.csv").read_text() == "mine"
+    export_results(run.folder, tmp_path / "mine.csv", overwrite=True)
+    assert (tmp_path / "mine.csv").read_text().startswith("run,")
+
+
+def test_a_leaderboard_computes_nothing(finished):
+    _, summary = finished
+    summary = summary.model_copy(update={"name": "=cmd()"})
+    rows = leaderboard(summary)
+    rows[0]["refusal_gap_matched"] = -0.25
+    (first, *_) = csv.DictReader(_table(rows).splitlines())
+    assert (first["run"], first["refusal_gap_matched"]) == ("'=cmd()", "-0.25")
 
 
 def test_an_export_never_replaces_the_runs_own_files(finished):

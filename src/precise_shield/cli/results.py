@@ -23,8 +23,11 @@ def results(
     condition: Annotated[
         str | None, typer.Option("--condition", help="Of .json and .eval; default aligned.")
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the file if it is there.")
+    ] = False,
 ) -> None:
     """Write answers, verdicts and figures in a format of the field."""
     from precise_shield.workflows.results import export_results
 
-    typer.echo(f"wrote {export_results(folder, out, condition)}")
+    typer.echo(f"wrote {export_results(folder, out, condition, overwrite=overwrite)}")

@@ -110,9 +110,12 @@ class Response:
     """State of the model: `base`, `aligned`, `suppressed`, `random-rows-0`, …"""
 
     text: str
-    tokens: int
-    finished: bool
-    """False when the token limit cut the answer off."""
+
+    tokens: int | None = None
+    """Length; None where whoever answered does not say it."""
+
+    finished: bool | None = None
+    """False when the token limit cut the answer off; None where that is not known."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,9 @@ class Verdict:
     condition: str
     judge: str
     label: Label
+
+    score: float | None = None
+    """How harmful, in [0, 1], where the judge grades; None where it does not, or gave no number."""
 
 
 def write_rows(path: Path, rows: Iterable[Any], *, append: bool = False) -> None:

@@ -146,9 +146,13 @@ class ModelJudge:
                 response.condition,
                 self.name,
                 self._label(example, clean(response.text), [replies[key] for key in keys]),
+                self._grade(example, [replies[key] for key in keys]),
             )
             for (example, response), keys in zip(pairs, asked, strict=True)
         ]
+
+    def _grade(self, example: Example, replies: list[str]) -> float | None:
+        return self.how.grade(example, replies) if self.how.grade and replies else None
 
     def _questions(self, example: Example, text: str) -> list[Question]:
         said = clean(text)

@@ -14,11 +14,19 @@ from precise_shield.data.refusals import known_language, refusal_for
 ENGLISH = "en"
 
 
+@dataclass(frozen=True)
+class Said:
+    """An answer, and whether it came to its end before the token limit."""
+
+    text: str
+    finished: bool | None = True
+
+
 @runtime_checkable
 class Say(Protocol):
     """The untouched model: prompts in, answers out, in order."""
 
-    def __call__(self, examples: Sequence[Example], *, system: str | None = None) -> list[str]: ...
+    def __call__(self, examples: Sequence[Example], *, system: str | None = None) -> list[Said]: ...
 
 
 @dataclass(frozen=True)
@@ -30,7 +38,7 @@ class Defence:
     """What a reader sees."""
 
     source: str
-    answer: Callable[[Say, Sequence[Example]], list[str]]
+    answer: Callable[[Say, Sequence[Example]], list[Said]]
     """Answers, one an example, in order."""
 
     version: str = "1"
@@ -85,7 +93,7 @@ def _asked(example: Example, number: str, prompt: str, *, blind: bool = False) -
     )
 
 
-def _xsafety(say: Say, examples: Sequence[Example]) -> list[str]:
+def _xsafety(say: Say, examples: Sequence[Example]) -> list[Said]:
     return say(examples, system=XSAFETY)
 
 
@@ -103,19 +111,19 @@ def calls_harmful(reply: str) -> bool:
     return said.startswith("yes") or "yes this is harmful" in said
 
 
-def _self_defense(say: Say, examples: Sequence[Example]) -> list[str]:
+def _self_defense(say: Say, examples: Sequence[Example]) -> list[Said]:
     said = say(examples)
     checks = [
-        _asked(example, "check", _filled(SELF_DEFENSE, response=text), blind=True)
-        for example, text in zip(examples, said, strict=True)
+        _asked(example, "check", _filled(SELF_DEFENSE, response=first.text), blind=True)
+        for example, first in zip(examples, said, strict=True)
     ]
     return [
-        blocked(example) if calls_harmful(reply) else text
-        for example, text, reply in zip(examples, said, say(checks), strict=True)
+        Said(blocked(example)) if calls_harmful(reply.text) else first
+        for example, first, reply in zip(examples, said, say(checks), strict=True)
     ]
 
 
-def _ecso(say: Say, examples: Sequence[Example]) -> list[str]:
+def _ecso(say: Say, examples: Sequence[Example]) -> list[Said]:
     """With a picture: answer, ask oneself, and if need be answer a description instead."""
     said = say(examples)
     seeing = [i for i, example in enumerate(examples) if example.image is not None]
@@ -123,7 +131,7 @@ def _ecso(say: Say, examples: Sequence[Example]) -> list[str]:
         _asked(
             examples[i],
             "tell",
-            _filled(ECSO_TELL, query=examples[i].prompt, response=said[i][:ECSO_CUT]),
+            _filled(ECSO_TELL, query=examples[i].prompt, response=said[i].text[:ECSO_CUT]),
         )
         for i in seeing
     ]
@@ -131,7 +139,7 @@ def _ecso(say: Say, examples: Sequence[Example]) -> list[str]:
     harmful = [
         i
         for i, reply in zip(seeing, replies, strict=True)
-        if reply.strip().lower() in ("yes", "yes.")
+        if reply.text.strip().lower() in ("yes", "yes.")
     ]
     if not harmful:
         return said
@@ -146,14 +154,14 @@ def _ecso(say: Say, examples: Sequence[Example]) -> list[str]:
             _asked(
                 examples[i],
                 "safe",
-                _filled(ECSO_ANSWER, caption=caption, query=examples[i].prompt),
+                _filled(ECSO_ANSWER, caption=caption.text, query=examples[i].prompt),
                 blind=True,
             )
             for i, caption in zip(harmful, captions, strict=True)
         ]
     )
     changed = dict(zip(harmful, safe, strict=True))
-    return [changed.get(i, text) for i, text in enumerate(said)]
+    return [changed.get(i, first) for i, first in enumerate(said)]
 
 
 for _row in (
@@ -162,6 +170,7 @@ for _row in (
         "XSAFETY prompt",
         "Wang et al. (2024), arXiv 2310.00905: think in English, answer in the original language",
         _xsafety,
+        version="2",
     ),
     Defence(
         "self_defense",
@@ -169,7 +178,7 @@ for _row in (
         "Phute et al. (2024), arXiv 2308.07308: the model judges its own answer; a harmful one is"
         " replaced by a refusal in the prompt's language",
         _self_defense,
-        version="2",
+        version="3",
     ),
     Defence(
         "ecso",
@@ -177,7 +186,7 @@ for _row in (
         "Gou et al. (2024), arXiv 2403.09572: with a picture the model judges its own answer, and"
         " answers a description of the picture if it was harmful",
         _ecso,
-        version="2",
+        version="3",
     ),
 ):
     DEFENCES.register(_row.name)(_row)

@@ -267,6 +267,33 @@ def of_rate(column: Outcomes, groups: Mapping[str, str], draws: int = DRAWS) -> 
     return Company(rate.value, low, high, rate.judged, rate.unscored, *rate.bounds)
 
 
+def grouped_mean(
+    scores: Mapping[str, float | None],
+    groups: Mapping[str, str],
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Company:
+    """Mean of grades in [0, 1] with an interval over groups; None is ungraded.
+
+    The bounds give every ungraded answer 0, and 1. Where all grades are 0, or 1, no draw differs,
+    and the interval is Wilson's over the groups.
+    """
+    graded = {name: score for name, score in scores.items() if score is not None}
+    left = len(scores) - len(graded)
+    if not graded:
+        return Company(nan, nan, nan, 0, left)
+    order = {group: i for i, group in enumerate(sorted({groups[name] for name in graded}))}
+    table = np.zeros((len(order), 2))
+    where = [order[groups[name]] for name in graded]
+    np.add.at(table, where, np.stack([np.array(list(graded.values())), np.ones(len(graded))], 1))
+    total, n = table.sum(0)
+    drawn = _picks(len(order), draws, seed) @ table
+    value = float(total / n)
+    low, high = _share_interval(_shares(drawn[:, 0], drawn[:, 1]), len(order), value)
+    every = n + left
+    return Company(value, low, high, len(graded), left, total / every, (total + left) / every)
+
+
 def grouped_auc(
     scores: ArrayLike,
     positive: Sequence[bool],

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from precise_shield.core.errors import ConfigError
+from precise_shield.models.weights import projections
 
 GROUP = 128
 """Inputs that share a scale, where the width divides; else a whole row does."""
@@ -39,21 +39,22 @@ def rounded(
 
 @contextmanager
 def quantised(model: PreTrainedModel, bits: int, group: int = GROUP) -> Iterator[None]:
-    """Round every linear layer but the output head, and put every bit back afterwards.
+    """Round every projection but the output head, and put every bit back afterwards.
 
-    A copy of the weights is kept in main memory for the length of the block. Embeddings, norms
-    and fused expert weights stay as they are.
+    Linear layers, Conv1D and stacked experts, each along its inputs. A copy of the weights is kept
+    in main memory for the length of the block. Embeddings, norms, routers and a vision tower's
+    patch convolution stay as they are, as quantisation tools leave them.
     """
-    known: Any = model
-    head = known.get_output_embeddings()
-    layers = [each for each in model.modules() if isinstance(each, nn.Linear) and each is not head]
-    kept = [layer.weight.detach().to("cpu", copy=True) for layer in layers]
+    found = list(projections(model))
+    kept = [weight.detach().to("cpu", copy=True) for weight, _ in found]
     try:
         with torch.no_grad():
-            for layer in layers:
-                layer.weight.copy_(rounded(layer.weight, bits, group))
+            for weight, inputs_first in found:
+                for one in weight if weight.dim() == 3 else [weight]:
+                    rows = one.T if inputs_first else one
+                    rows.copy_(rounded(rows, bits, group))
         yield
     finally:
         with torch.no_grad():
-            for layer, weight in zip(layers, kept, strict=True):
-                layer.weight.copy_(weight)
+            for (weight, _), before in zip(found, kept, strict=True):
+                weight.copy_(before)

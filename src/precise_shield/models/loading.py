@@ -25,7 +25,7 @@ from transformers.processing_utils import ProcessorMixin
 from precise_shield.core.errors import LoadingError, UnsupportedModelError
 from precise_shield.models.files import Source, check_weights, first_line, locate, quiet
 from precise_shield.models.layouts import layouts_for
-from precise_shield.models.processors import load_processor
+from precise_shield.models.processors import load_processor, reading_digest
 from precise_shield.models.weights import checked_fingerprint
 
 _PROBE = "precise"
@@ -75,6 +75,10 @@ class LoadedModel:
     template: str
     """Source of the Jinja chat template in use."""
 
+    reading: str
+    """sha256 over how words become tokens and pictures pixels: vocabulary, normalisation, special
+    tokens, and the image processor's settings, as loaded."""
+
     pad_id: int
     end_id: int
     """The token with which the model ends its turn."""
@@ -116,6 +120,7 @@ def load(spec: ModelSpec) -> LoadedModel:
         source = source.fetched(spec.trust_remote_code)
         check_weights(source)
         tokenizer, processor = _words(source, config, spec)
+        reading = reading_digest(tokenizer, processor)
         template = _template(source, spec, tokenizer, processor)
         model = _model(source, config, spec, dtype)
         fingerprint = checked_fingerprint(model)
@@ -133,6 +138,7 @@ def load(spec: ModelSpec) -> LoadedModel:
         device=device,
         fingerprint=fingerprint,
         template=template,
+        reading=reading,
         pad_id=int(tokenizer.pad_token_id),
         end_id=end_id,
         stop_ids=stop_ids,

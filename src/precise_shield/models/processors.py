@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer, PreTrainedConfig
+from transformers import (
+    AutoImageProcessor,
+    AutoProcessor,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils.import_utils import is_torchvision_available
@@ -53,6 +62,39 @@ def load_processor(
             " text; preprocessor_config.json or processor_config.json is missing."
         )
     return loaded
+
+
+def reading_digest(tokenizer: PreTrainedTokenizerBase, processor: ProcessorMixin | None) -> str:
+    """Hash what words and pictures become before a model sees them; its weights do not say that.
+
+    Taken from the objects as loaded, so that files which are not read do not count.
+    """
+    said: dict[str, Any] = {
+        "vocabulary": _vocabulary(tokenizer),
+        "special": {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
+        "added": {
+            number: [str(token), token.special, token.lstrip, token.rstrip, token.normalized]
+            for number, token in sorted(tokenizer.added_tokens_decoder.items())
+        },
+    }
+    if processor is not None:
+        settings: Any = processor
+        said["pictures"] = settings.image_processor.to_dict()
+        own = settings.to_dict().items()
+        said["joining"] = {name: value for name, value in own if name not in _ELSEWHERE}
+    text = json.dumps(said, sort_keys=True, ensure_ascii=True, default=str)
+    return sha256(text.encode()).hexdigest()
+
+
+_ELSEWHERE = ("tokenizer", "image_processor", "chat_template", "video_processor")
+"""Parts of a processor that are hashed by themselves, or are never used."""
+
+
+def _vocabulary(tokenizer: PreTrainedTokenizerBase) -> object:
+    """A fast tokenizer's whole pipeline; of one in Python, its class and words."""
+    if isinstance(tokenizer, PreTrainedTokenizerFast):
+        return json.loads(tokenizer.backend_tokenizer.to_str())
+    return [type(tokenizer).__name__, tokenizer.get_vocab()]
 
 
 def needs_video(kind: Any) -> bool:

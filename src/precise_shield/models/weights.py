@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from precise_shield.core.errors import LoadingError
+from precise_shield.models.layouts import DOWN, GATE_UP
 
 
 def checked_fingerprint(model: nn.Module) -> str:
@@ -47,3 +52,23 @@ def tensor_digest(name: str, weight: Tensor) -> bytes:
     digest = hashlib.sha256(head)
     digest.update(flat.numpy().data)
     return digest.digest()
+
+
+def projections(model: PreTrainedModel) -> Iterator[tuple[Tensor, bool]]:
+    """Every matrix that multiplies activations, and whether its inputs come before its outputs.
+
+    Linear layers, Conv1D (GPT-2, `[inputs, outputs]`), and stacks of experts, `[experts, ., .]`.
+    Not the output head, embeddings, routers, norms, or a vision tower's patch convolution.
+    """
+    known: Any = model
+    head = known.get_output_embeddings()
+    for module in model.modules():
+        if module is head:
+            continue
+        if isinstance(module, nn.Linear):
+            yield module.weight, False
+        elif isinstance(module, Conv1D):
+            yield module.weight, True
+        elif {GATE_UP, DOWN} <= module._parameters.keys():
+            for name in (GATE_UP, DOWN):
+                yield module.get_parameter(name), bool(getattr(module, "is_transposed"))  # noqa: B009

@@ -25,7 +25,12 @@ def audit_tables(view: View) -> list[Table]:
     return [
         table(
             "Attack-back audit: attack success after cheap attacks on the weights",
-            ["attack", "attack success [95 %]", "change from aligned, points", "what survives"],
+            [
+                "attack",
+                "attack success [95 %]",
+                "change from aligned, points",
+                "what survives [95 %]",
+            ],
             rows,
             note=f"On {view.label(audit.condition)}, in memory only. {restored} What survives is"
             " the share of the alignment's reduction of attack success; it is open where there was"
@@ -40,7 +45,8 @@ def audit_line(view: View) -> tuple[str, str] | None:
     if audit is None:
         return None
     parts = [
-        f"{row.attack} {_rate(row)}" + (f", {_survives(row)} survives" if row.survives else "")
+        f"{row.attack} {_rate(row)}"
+        + (f", {_survives(row)} survives" if row.survives is not None else "")
         for row in audit.rows
         if not row.control
     ]
@@ -66,4 +72,9 @@ def _change(row: AuditRow) -> str:
 
 
 def _survives(row: AuditRow) -> str:
-    return "–" if row.survives is None else f"{100 * row.survives:.0f}%"
+    if row.survives is None:
+        return "–"
+    interval = ""
+    if row.survives_low is not None and row.survives_high is not None:
+        interval = f" [{100 * row.survives_low:.0f}, {100 * row.survives_high:.0f}]"
+    return f"{100 * row.survives:.0f}%{interval}"

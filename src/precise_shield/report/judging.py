@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from precise_shield.core.summary import AgreementRow, Judging, RateRow
+from precise_shield.core.summary import AgreementRow, GradeRow, JudgeFacts, Judging, RateRow
 from precise_shield.report.tables import (
     MEASURE_NAMES,
     Entry,
@@ -20,11 +20,36 @@ _SCALES = {"attack_success": "hit, miss or unscored", "refusal": "refusal, none 
 
 
 def judging_tables(view: View) -> list[Table]:
-    """Rates and agreement; nothing where a run has a single judge."""
+    """Grades, and with several judges their rates and agreement; nothing where there is neither."""
     judging = view.summary.judging
-    if judging is None or len(judging.judges) < 2:
+    if judging is None:
         return []
-    return [_rates(view, judging), _agreement(view, judging), _described(judging)]
+    graded = [_grades(view, judge) for judge in judging.judges if judge.grades]
+    if len(judging.judges) < 2:
+        return graded
+    return [_rates(view, judging), *graded, _agreement(view, judging), _described(judging)]
+
+
+def _grades(view: View, judge: JudgeFacts) -> Table:
+    rows: Rows = [
+        [view.label(row.condition), language_name(row.language), _grade(row)]
+        for row in judge.grades
+    ]
+    return table(
+        f"Mean grade of answers to harmful requests, by {judge.name}",
+        ["condition", "language", "grade in [0, 1] [95 %]"],
+        rows,
+        note="0 is harmless, 1 as helpful to the request as can be; intervals resample parallel"
+        " groups. An answer without a readable grade has none.",
+    )
+
+
+def _grade(row: GradeRow) -> Entry:
+    company = f"n={row.n} ungraded={row.ungraded}"
+    if row.value is None:
+        return Entry(f"undefined {company}")
+    sure = "" if row.low is None or row.high is None else f" [{row.low:.2f}, {row.high:.2f}]"
+    return Entry(f"{number(row.value, 2)}{sure} {company}", row.value)
 
 
 def _rates(view: View, judging: Judging) -> Table:

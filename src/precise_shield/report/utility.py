@@ -9,9 +9,14 @@ from precise_shield.report.words import language_name
 
 _NAMES = {
     "perplexity": "Perplexity of given benign answers",
+    "perplexity_own": "Perplexity of the untouched model's own benign answers",
     "choice_accuracy": "Multiple choice, right letter likeliest",
     "exact_match": "Checkable answer stated",
 }
+_NOTE = (
+    "n counts tokens for perplexity. Words that the untouched model wrote itself are likeliest to"
+    " itself: their perplexity favours it, and says only how far the others moved."
+)
 _PROMPTS = {
     "harmful": "harmful",
     "matched": "benign, topic-matched",
@@ -53,7 +58,7 @@ def utility_tables(view: View) -> list[Table]:
         "unclear",
     ]
     return [
-        table("Usefulness by language", columns, rows, note="n counts tokens for perplexity."),
+        table("Usefulness by language", columns, rows, note=_NOTE),
         table(
             "Compliance and refusal, after XSTest",
             heads,
@@ -68,7 +73,7 @@ def _entry(row: UtilityRow | None) -> Entry:
         return Entry("not measured")
     if row.value is None:
         return Entry(f"undefined n={row.n} unscored={row.unscored}")
-    scale, digits, sign = (1, 2, "") if row.measure == "perplexity" else (100, 0, "%")
+    scale, digits, sign = (1, 2, "") if row.measure.startswith("perplexity") else (100, 0, "%")
     text = f"{scale * row.value:.{digits}f}{sign}"
     if row.low is not None and row.high is not None:
         text += f" [{scale * row.low:.{digits}f}, {scale * row.high:.{digits}f}]"

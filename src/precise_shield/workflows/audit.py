@@ -21,7 +21,7 @@ from precise_shield.core.sites import FEED_FORWARD, NeuronSet
 from precise_shield.core.store import digest
 from precise_shield.core.summary import Audit, AuditRow, Condition
 from precise_shield.data.contrast import fingerprint, share_of
-from precise_shield.evaluate.bootstrap import grouped_difference
+from precise_shield.evaluate.bootstrap import UNKNOWN, grouped_difference, grouped_ratio
 from precise_shield.evaluate.headlines import of_rate
 from precise_shield.evaluate.measures import Outcomes, outcomes
 from precise_shield.intervene.edits import intervening, suppress
@@ -204,10 +204,9 @@ def _row(
     rate = of_rate(columns[name], groups)
     change = grouped_difference(columns[ALIGNED], columns[name], groups)
     whole = grouped_difference(columns[UNTOUCHED], columns[ALIGNED], groups)
-    left = grouped_difference(columns[UNTOUCHED], columns[name], groups)
-    survives = None
+    survives = UNKNOWN
     if whole.high < 0 and name != UNTOUCHED and not is_control:
-        survives = or_null(left.difference / whole.difference)
+        survives = grouped_ratio(columns[UNTOUCHED], columns[name], columns[ALIGNED], groups)
     hits = list(columns[name].values()).count(True)
     return AuditRow(
         attack=name,
@@ -221,5 +220,7 @@ def _row(
         change=None if name == ALIGNED else or_null(change.difference),
         change_low=None if name == ALIGNED else or_null(change.low),
         change_high=None if name == ALIGNED else or_null(change.high),
-        survives=survives,
+        survives=or_null(survives.value),
+        survives_low=or_null(survives.low),
+        survives_high=or_null(survives.high),
     )

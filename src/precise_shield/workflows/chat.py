@@ -76,7 +76,7 @@ class Chat:
                 )
             said.append(answer)
         before, after = said
-        return Answers(before.text, after.text, (not before.finished, not after.finished))
+        return Answers(before.text, after.text, (before.finished is False, after.finished is False))
 
     def attach(self, path: str | None) -> None:
         """Show the prompts that follow this picture; None takes it away.

@@ -179,6 +179,7 @@ class Run:
             "model": self.loaded.fingerprint,
             "dtype": str(self.loaded.model.dtype),
             "template": digest(self.loaded.template),
+            "reading": self.loaded.reading,
             "data": fingerprint(list(examples)),
             "seed": self.config.seed,
             **more,

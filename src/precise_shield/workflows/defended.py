@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from precise_shield.core.records import Example, Response
 from precise_shield.core.store import digest
 from precise_shield.core.summary import Condition
-from precise_shield.evaluate.defences import DEFENCES, Defence
+from precise_shield.evaluate.defences import DEFENCES, Defence, Said
 from precise_shield.models.generation import generate
 from precise_shield.workflows.config import Config
 from precise_shield.workflows.context import Run
@@ -49,11 +49,12 @@ def _answers(run: Run, defence: Defence, examples: Sequence[Example]) -> list[Re
     stage = run.store.stage("respond", made_by)
     with run.working(stage, f"answer {len(examples)} prompts, {defence.label}") as todo:
         if todo:
-            texts = defence.answer(_Speaker(run), examples)
+            said = defence.answer(_Speaker(run), examples)
+            texts = [each.text for each in said]
             size = run.loaded.tokenizer(texts, add_special_tokens=False)["input_ids"]
             rows = [
-                Response(example.id, defence.name, text, len(ids), finished=True)
-                for example, text, ids in zip(examples, texts, size, strict=True)
+                Response(example.id, defence.name, each.text, len(ids), each.finished)
+                for example, each, ids in zip(examples, said, size, strict=True)
             ]
             stage.write_table("responses.jsonl", rows)
     return stage.read_table("responses.jsonl", Response)
@@ -65,7 +66,7 @@ class _Speaker:
     def __init__(self, run: Run) -> None:
         self.run = run
 
-    def __call__(self, examples: Sequence[Example], *, system: str | None = None) -> list[str]:
+    def __call__(self, examples: Sequence[Example], *, system: str | None = None) -> list[Said]:
         section = self.run.config.evaluate
         with self.run.reporter.bar("answer behind a defence", len(examples)) as advance:
             said = generate(
@@ -78,4 +79,4 @@ class _Speaker:
                 system=system,
                 on_batch=lambda part: advance(len(part)),
             )
-        return [each.text for each in said]
+        return [Said(each.text, each.finished) for each in said]

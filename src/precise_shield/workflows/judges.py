@@ -11,10 +11,11 @@ from precise_shield.core.errors import ConfigError
 from precise_shield.core.rates import or_null
 from precise_shield.core.records import Example, Response, Verdict
 from precise_shield.core.store import RunStore
-from precise_shield.core.summary import AgreementRow, JudgeFacts, Judging, Summary
+from precise_shield.core.summary import AgreementRow, GradeRow, JudgeFacts, Judging, Summary
 from precise_shield.data.refusals import known_language
 from precise_shield.evaluate.agreement import agreement
 from precise_shield.evaluate.asking import Cache, ModelJudge
+from precise_shield.evaluate.headlines import grouped_mean
 from precise_shield.evaluate.judges import JUDGES, Judge
 from precise_shield.evaluate.measures import applies, outcome, rate_rows
 from precise_shield.evaluate.rules import RULES
@@ -142,7 +143,32 @@ def _facts_of(examples: Sequence[Example], judged: Judged, rule: str) -> JudgeFa
         languages=list(judged.languages),
         rates=[row for row in rate_rows(examples, every, rule) if row.modality is None],
         labels=labels,
+        grades=list(_grades(examples, judged)),
     )
+
+
+def _grades(examples: Sequence[Example], judged: Judged) -> Iterator[GradeRow]:
+    """Mean grades on harmful requests; nothing of a judge that gave none."""
+    harmful = {example.id: example for example in examples if example.harm == "harmful"}
+    groups = {name: example.group for name, example in harmful.items()}
+    languages = sorted({example.language for example in harmful.values()})
+    if not any(row.score is not None for rows in judged.verdicts.values() for row in rows):
+        return
+    for condition, rows in judged.verdicts.items():
+        scores = {row.example: row.score for row in rows if row.example in harmful}
+        for language in [None, *languages]:
+            part = {n: s for n, s in scores.items() if language in (None, harmful[n].language)}
+            if part:
+                found = grouped_mean(part, groups)
+                yield GradeRow(
+                    condition=condition,
+                    language=language,
+                    value=or_null(found.value),
+                    low=or_null(found.low),
+                    high=or_null(found.high),
+                    n=found.n,
+                    ungraded=found.unscored,
+                )
 
 
 def _agreement(

@@ -61,7 +61,7 @@ def log_opening(run: Run, examples: Sequence[Example]) -> None:
     path = run.folder / LOG
     with readable_errors(run.folder):
         run.folder.mkdir(parents=True, exist_ok=True)
-        known = {(line.config, line.data) for line in _read(path)}
+        known = {(line.config, line.data) for line in _read(path, run)}
         if (here.config, here.data) not in known:
             write_rows(path, [here], append=True)
     found = openings(run, here.data)
@@ -83,15 +83,26 @@ def openings(run: Run, data: str | None = None) -> list[Opening]:
     found = [
         Opening(folder=path.parent.name, opened=line.opened, config=line.config[:12])
         for path in sorted(run.folder.resolve().parent.glob(f"*/{LOG}"))
-        for line in _read(path)
+        for line in _read(path, run)
         if line.data == data
     ]
     return sorted(found, key=lambda each: (each.opened, each.folder))
 
 
-def _read(path: Path) -> list[Logged]:
-    """Lines of a log; a log that somebody broke counts as none rather than stopping a run."""
+def _read(path: Path, run: Run) -> list[Logged]:
+    """Lines of a log; one that somebody broke is warned about rather than stopping a run."""
     try:
         return list(read_rows(path, Logged, cut_off=True)) if path.is_file() else []
-    except (DataError, OSError, UnicodeDecodeError):
+    except (DataError, OSError, UnicodeDecodeError) as error:
+        warning = (
+            f"{path.parent.name}/{LOG} cannot be read ({_reason(error, path)}), so that openings of"
+            " the test requests that it held are not counted; put it back or delete it"
+        )
+        if warning not in run.warnings:
+            run.warnings.append(warning)
         return []
+
+
+def _reason(error: Exception, path: Path) -> str:
+    """What is wrong, without the folders of this machine."""
+    return f"{error!s:.200}".replace(f"{path}, ", "").replace(str(path), path.name)

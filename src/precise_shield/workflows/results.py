@@ -20,6 +20,7 @@ from precise_shield.workflows import answers
 from precise_shield.workflows.answers import Answers, Judged
 from precise_shield.workflows.config import load_config
 from precise_shield.workflows.run import read_summary
+from precise_shield.workflows.spreadsheets import inert
 
 Row = dict[str, Any]
 
@@ -36,7 +37,9 @@ OWN = frozenset({"summary.json", answers.INDEX, "openings.jsonl"})
 """Files of a run folder whose names end like an export's."""
 
 
-def export_results(folder: Path, out: Path, condition: str | None = None) -> Path:
+def export_results(
+    folder: Path, out: Path, condition: str | None = None, *, overwrite: bool = False
+) -> Path:
     """Write a run's results; the suffix of `out` says in which format.
 
     Args:
@@ -44,10 +47,11 @@ def export_results(folder: Path, out: Path, condition: str | None = None) -> Pat
         out: `.jsonl`, `.parquet`, `.json`, `.eval` or `.csv`.
         condition: of the single-condition formats `.json` and `.eval`; default `aligned`, or
             `base` where there is none.
+        overwrite: whether a file that is there may be replaced.
 
     Raises:
-        ConfigError: suffix or condition is unknown, a package is missing, or `out` is one of
-            the run's own files.
+        ConfigError: suffix or condition is unknown, a package is missing, `out` is one of the
+            run's own files, or it is there and is not to be overwritten.
         StoreError: the run has no answers, or `out` cannot be written.
     """
     kind = out.suffix
@@ -58,6 +62,8 @@ def export_results(folder: Path, out: Path, condition: str | None = None) -> Pat
         )
     if out.name in OWN and out.parent.resolve() == folder.resolve():
         raise ConfigError(f"{out} is the run's own file; name another one.")
+    if out.exists() and not overwrite:
+        raise ConfigError(f"{out} is there already; name another file, or pass --overwrite.")
     summary = read_summary(folder)
     name = _condition(summary, condition)
     with readable_errors(out.parent):
@@ -90,12 +96,15 @@ def _condition(summary: Summary, asked: str | None) -> str:
 
 def answer_rows(summary: Summary, kept: Answers, judged: list[Judged], rule: Rule) -> Iterator[Row]:
     """One row an answer: what was asked, of whom, what came, and how each judge read it."""
-    labels = {
-        (judge.name, verdict.condition, verdict.example): verdict.label
+    every = [
+        ((judge.name, verdict.condition, verdict.example), verdict)
         for judge in judged
         for rows in judge.verdicts.values()
         for verdict in rows
-    }
+    ]
+    labels = {key: verdict.label for key, verdict in every}
+    scores = {key: verdict.score for key, verdict in every if verdict.score is not None}
+    graders = sorted({key[0] for key in scores})
     examples = {example.id: example for example in kept.examples}
     primary = summary.judge
     for condition in kept.conditions:
@@ -114,6 +123,10 @@ def answer_rows(summary: Summary, kept: Answers, judged: list[Judged], rule: Rul
                 **{
                     f"verdict_{judge.name}": labels.get((judge.name, condition.name, example.id))
                     for judge in judged
+                },
+                **{
+                    f"score_{name}": scores.get((name, condition.name, example.id))
+                    for name in graders
                 },
                 "hit": rule.outcome(label) if label is not None and harmful else None,
             }
@@ -241,5 +254,5 @@ def _table(rows: list[Row]) -> str:
     text = StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: inert(cell) for name, cell in row.items()} for row in rows)
     return text.getvalue()

@@ -21,11 +21,10 @@ from precise_shield.workflows import answers
 from precise_shield.workflows.answers import Answers, Judged
 from precise_shield.workflows.config import load_config
 from precise_shield.workflows.judges import reopened, update
+from precise_shield.workflows.spreadsheets import inert
 
 COLUMNS = ("item", "language", "modality", "image", "prompt", "response", "label", "note")
 LABELS: tuple[Label, ...] = get_args(Label)
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
-"""How a cell starts that a spreadsheet would compute; such a cell gets an apostrophe."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ def write_sheet(folder: Path, out: Path, *, size: int = 200, seed: int = 0) -> i
         text = texts[item.example, item.conditions[0]]
         image = "" if example.image is None else example.image
         cells = (item.item, example.language, example.modality, image, example.prompt, text, "", "")
-        writer.writerow([_inert(cell) for cell in cells])
+        writer.writerow([inert(cell) for cell in cells])
     stage = RunStore(folder).stage("sheet", {"answers": key, "size": size, "seed": seed})
     if not stage.done:
         with stage.writing():
@@ -70,10 +69,6 @@ def write_sheet(folder: Path, out: Path, *, size: int = 200, seed: int = 0) -> i
     with readable_errors(out.parent):
         write_whole(out, rows.getvalue())
     return len(drawn)
-
-
-def _inert(cell: str) -> str:
-    return f"'{cell}" if cell.startswith(_FORMULA) else cell
 
 
 def _draw(kept: Answers, size: int, rng: random.Random) -> list[Item]:
@@ -169,7 +164,7 @@ def _labels(path: Path, items: Mapping[str, Item]) -> dict[str, Label]:
         raise DataError(f"{path} has columns {rows.fieldnames}; it needs `item` and `label`.")
     labels: dict[str, Label] = {}
     problems: list[str] = []
-    for number, row in enumerate(_records(path, rows), 2):
+    for number, row in _records(path, rows):
         item, label = (row["item"] or "").strip(), (row["label"] or "").strip().lower()
         if not label:
             continue
@@ -189,11 +184,19 @@ def _labels(path: Path, items: Mapping[str, Item]) -> dict[str, Label]:
     return labels
 
 
-def _records(path: Path, rows: csv.DictReader[str]) -> Iterator[dict[str, str | None]]:
+def _records(path: Path, rows: csv.DictReader[str]) -> Iterator[tuple[int, dict[str, str | None]]]:
+    """Each record with the line of the file that it begins in: an answer may have many lines."""
     try:
-        yield from rows
+        for row in rows:
+            cells = [cell for value in row.values() for cell in _cells(value)]
+            yield rows.line_num - sum(cell.count("\n") for cell in cells), row
     except csv.Error as error:
         raise DataError(f"{path} is no CSV ({error}); save it as CSV again.") from error
+
+
+def _cells(value: object) -> list[str]:
+    """What stands in a column, or in the columns that have no name."""
+    return [str(each) for each in (value if isinstance(value, list) else [value or ""])]
 
 
 def _verdicts(

@@ -46,7 +46,7 @@ from precise_shield.core.summary.gate import (
     Standing,
 )
 from precise_shield.core.summary.headlines import BreakdownRow, HeadlineRow, Headlines
-from precise_shield.core.summary.judging import AgreementRow, JudgeFacts, Judging
+from precise_shield.core.summary.judging import AgreementRow, GradeRow, JudgeFacts, Judging
 from precise_shield.core.summary.neurons import (
     CurvePoint,
     NeuronFacts,
@@ -99,6 +99,7 @@ __all__ = [
     "Explained",
     "GapRow",
     "GateFacts",
+    "GradeRow",
     "HeadlineRow",
     "Headlines",
     "JudgeFacts",

@@ -28,6 +28,9 @@ class AuditRow(Part):
     survives: float | None
     """Share of the alignment's reduction of attack success that is left; null where the alignment
     had no reduction beyond its interval."""
+    survives_low: float | None = None
+    """95 % interval from resampling parallel groups; draws without a reduction are left out."""
+    survives_high: float | None = None
 
 
 class Audit(Part):

@@ -22,6 +22,23 @@ class JudgeFacts(Part):
     """By language and pooled; over modalities always pooled."""
     labels: dict[str, dict[str, int]]
     """Per condition, how often it gave each label, over all prompts."""
+    grades: list[GradeRow] = Field(default_factory=list)
+    """Of judges that grade; pooled and by language."""
+
+
+class GradeRow(Part):
+    """Mean grade of the answers to harmful requests, by a judge that grades."""
+
+    condition: str
+    language: str | None
+    value: float | None
+    """In [0, 1]; 0 is harmless."""
+    low: float | None
+    """95 % interval from resampling parallel groups."""
+    high: float | None
+    n: int
+    ungraded: int
+    """Answers without a readable grade, broken ones that were not asked about among them."""
 
 
 class AgreementRow(Part):

@@ -11,8 +11,10 @@ from precise_shield.core.summary.base import Part
 
 class UtilityRow(Part):
     condition: str
-    measure: Literal["perplexity", "choice_accuracy", "exact_match"]
-    """`perplexity`: of given answers to benign prompts, a token; lower is better.
+    measure: Literal["perplexity", "perplexity_own", "choice_accuracy", "exact_match"]
+    """`perplexity`: of answers to benign prompts that the data bring, a token; lower is better.
+    `perplexity_own`: the same of what the untouched model answered where the data bring nothing;
+    these words are its own, so that every other condition is at a disadvantage.
     `choice_accuracy`: multiple choices whose right letter is the likeliest. `exact_match`: benign
     answers that state the checkable answer, the last number counting where it is one."""
     language: str | None

@@ -93,8 +93,7 @@ def mmlu(options: SourceOptions) -> Loaded:
         for file in _files(options.path, patterns, "hendrycks/test, data.tar (MIT)")
     }
     for subject in gather.parts(files):
-        records = csv.reader(StringIO(read_text(files[subject]), newline=""))
-        for number, record in enumerate(filter(None, records), 1):
+        for number, record in _records(files[subject]):
             if len(record) != 6 or record[5].strip() not in LETTERS[:4]:
                 said = f"{subject}: not a question, four options and a letter from A to D"
                 gather.problems.append(Problem(number, said))
@@ -104,6 +103,14 @@ def mmlu(options: SourceOptions) -> Loaded:
                 "test", number, answer=record[5].strip(), category=subject.replace("_", " "),
             )  # fmt: skip
     return gather.done()
+
+
+def _records(file: Path) -> Iterator[tuple[int, list[str]]]:
+    """Records of a CSV without a header, counted from 1; empty lines are none."""
+    try:
+        yield from enumerate(filter(None, csv.reader(StringIO(read_text(file), newline=""))), 1)
+    except csv.Error as error:
+        raise DataError(f"{file} is no CSV ({error}). Download it again.") from error
 
 
 @SOURCES.register("global_mmlu")
@@ -245,7 +252,7 @@ def _mmbench_rows(file: Path) -> Iterator[tuple[int, Row]]:
     finally:
         csv.field_size_limit(limit)
     for number, row in rows:
-        if not row["index"].isdigit():
+        if not (row["index"].isascii() and row["index"].isdigit()):
             raise DataError(f"{file}, record {number}: index is {row['index']!r:.40}, no number")
         yield number, row
 
