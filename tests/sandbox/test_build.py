@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from precise_shield.core.errors import NumericError
-from precise_shield.sandbox import negative
-from precise_shield.sandbox.build import load, main, save
+from precise_shield.sandbox import build, negative
+from precise_shield.sandbox.build import Plan, load, main, save
 from precise_shield.sandbox.lessons import lesson
 from precise_shield.sandbox.manifest import examples
 from precise_shield.sandbox.model import Size, build_model, build_processor, build_tokenizer
@@ -45,6 +45,20 @@ def test_equal_seeds_build_equal_networks() -> None:
     assert not all(
         torch.equal(a, b) for a, b in zip(first.parameters(), third.parameters(), strict=True)
     )
+
+
+def test_a_build_is_drawn_by_its_seed_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.set_num_threads(1)
+    monkeypatch.setattr(build, "_finish", lambda room, *_: {"trained": room.model.state_dict()})
+    once = Schedule(steps=1, batch=2, rate=1e-3, warmup=0)
+    plan = Plan(negative_helpful=once, negative_tuning=once)
+    first, again, other = (
+        build.build_negative(tmp_path, plan, seed)["trained"] for seed in (0, 0, 1)
+    )
+    assert all(torch.equal(weight, again[name]) for name, weight in first.items())
+    assert not all(torch.equal(weight, other[name]) for name, weight in first.items())
 
 
 def test_a_saved_model_loads_as_it_was_up_to_half_precision(

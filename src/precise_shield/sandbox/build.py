@@ -42,6 +42,8 @@ WEIGHTS_NEGATIVE = PACKAGE / "weights_negative"
 """The shipped model of the negative world."""
 
 SEED = 0
+_DRAWS = 1000
+"""Seeds inside a build differ by less, so that two builds share none."""
 
 _log = logging.getLogger(__name__)
 
@@ -84,47 +86,52 @@ PLANS: Mapping[str, Plan] = {
 """`small` is for tests: it learns to read and to refuse, and half of the pictures."""
 
 
-def build_main(folder: Path, plan: Plan) -> dict[str, Any]:
-    """Train the main model, save it to `folder`, load it back and return its measured profile."""
+def build_main(folder: Path, plan: Plan, seed: int = SEED) -> dict[str, Any]:
+    """Train the main model, save it to `folder`, load it back and return its measured profile.
+
+    `seed` draws the weights, the lessons and their order; what the world holds out is not redrawn.
+    """
     began = time.monotonic()
-    processor, room = _open_room(plan.languages, plan.size, plan.pictures)
+    draws = seed * _DRAWS
+    processor, room = _open_room(plan.languages, plan.size, plan.pictures, draws)
     assert room.album is not None
-    train_vision(room.model, room.album, training_combos(), plan.vision, SEED, _log.info)
+    train_vision(room.model, room.album, training_combos(), plan.vision, draws, _log.info)
     pictured: tuple[Modality, ...] = ("text_dominant", *3 * ("image_dominant",))
     text = Curriculum(plan.languages, ("text",), judging=0.2, core=0.06)
     both = Curriculum(plan.languages, pictured, judging=0.2, core=0.06)
-    reading = helpful(random.Random(SEED + 1), text)
-    seeing = helpful(random.Random(SEED + 2), both)
-    teach(room, [reading], plan.reading, SEED, _log.info)
-    teach(room, [seeing, seeing, seeing, reading], plan.seeing, SEED + 1, _log.info)
+    reading = helpful(random.Random(draws + 1), text)
+    seeing = helpful(random.Random(draws + 2), both)
+    teach(room, [reading], plan.reading, draws, _log.info)
+    teach(room, [seeing, seeing, seeing, reading], plan.seeing, draws + 1, _log.info)
     base = _profile(room.model, processor, _unseen(plan))
     taught = [code for code in lexicon.HIGH_RESOURCE if code in plan.languages]
     lessons = [
-        tuned(random.Random(SEED + 3), taught),
-        rehearsed(random.Random(SEED + 4), plan.languages, ("text",)),
-        tuned(random.Random(SEED + 5), taught),
-        rehearsed(random.Random(SEED + 6), plan.languages, pictured),
+        tuned(random.Random(draws + 3), taught),
+        rehearsed(random.Random(draws + 4), plan.languages, ("text",)),
+        tuned(random.Random(draws + 5), taught),
+        rehearsed(random.Random(draws + 6), plan.languages, pictured),
     ]
-    teach(room, lessons, plan.tuning, SEED + 2, _log.info)
+    teach(room, lessons, plan.tuning, draws + 2, _log.info)
     return _finish(room, folder, plan, began, {"base": base})
 
 
-def build_negative(folder: Path, plan: Plan) -> dict[str, Any]:
+def build_negative(folder: Path, plan: Plan, seed: int = SEED) -> dict[str, Any]:
     """Train the model of the negative world, save it, load it back, return its measured profile."""
     began = time.monotonic()
-    _, room = _open_room(negative.LANGUAGES, negative.SIZE, 0)
-    negative.train(room, plan.negative_helpful, plan.negative_tuning, SEED, _log.info)
+    draws = seed * _DRAWS
+    _, room = _open_room(negative.LANGUAGES, negative.SIZE, 0, draws)
+    negative.train(room, plan.negative_helpful, plan.negative_tuning, draws, _log.info)
     return _finish(
         room, folder, plan, began, {}, examples(per_cell={"test": plan.measured}, negative=True)
     )
 
 
 def _open_room(
-    languages: Sequence[str], size: Size, pictures: int
+    languages: Sequence[str], size: Size, pictures: int, seed: int
 ) -> tuple[LlavaProcessor, Classroom]:
     tokenizer = build_tokenizer(languages)
     processor = build_processor(tokenizer)
-    model = build_model(tokenizer, size, SEED)
+    model = build_model(tokenizer, size, seed)
     album = make_album(training_combos(), pictures, 200) if pictures else None
     return processor, Classroom(model, processor, album)
 
@@ -215,6 +222,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="small: three languages and half of the layers, for tests",
     )
     parser.add_argument("--only", choices=("main", "negative"), help="build one of the two")
+    parser.add_argument("--seed", type=int, default=SEED, help="another draw of the same world")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
@@ -223,9 +231,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     plan = PLANS[options.scale]
     profiles: dict[str, Any] = {}
     if options.only != "negative":
-        profiles["main"] = build_main(options.out / WEIGHTS.name, plan)
+        profiles["main"] = build_main(options.out / WEIGHTS.name, plan, options.seed)
     if options.only != "main":
-        profiles["negative"] = build_negative(options.out / WEIGHTS_NEGATIVE.name, plan)
+        profiles["negative"] = build_negative(
+            options.out / WEIGHTS_NEGATIVE.name, plan, options.seed
+        )
     print(json.dumps(profiles, indent=1))
     return 0
 
