@@ -153,6 +153,13 @@ class TestEverySource:
             other = read(name, tmp_path, fractions=shares, seed=1).examples
             assert [row.split for row in other] != [row.split for row in rows]
 
+    def test_some_splits_can_be_kept_after_the_dealing(self, name, tmp_path):
+        shares = {"probe": 0.5, "test": 0.5}
+        rows = read(name, tmp_path, fractions=shares).examples
+        split = rows[0].split
+        kept = read(name, tmp_path, fractions=shares, splits=(split,)).examples
+        assert kept == [row for row in rows if row.split == split]
+
     def test_a_language_can_be_chosen_and_one_that_is_absent_is_named(self, name, tmp_path):
         rows = read(name, tmp_path, languages=("en",)).examples
         assert {row.language for row in rows} == {"en"}

@@ -243,6 +243,18 @@ def test_rows_in_another_order_are_another_training(run, arms):
     assert make(run, turned, configured(run)).made_by != arms["aligned"].made_by
 
 
+def test_another_training_seed_trains_the_same_neurons_anew(run, arms):
+    text = CONFIG.format(model=run.config.model.path)
+    made = {}
+    for seed in (run.config.seed, run.config.seed + 1):
+        again = started(parse_config(text, [f"align.seed={seed}"]), run.folder, quiet=True)
+        made[seed] = make(again, plans(again, identify(again))[0], configured(again))
+    same, other = made.values()
+    assert same.made_by == arms["aligned"].made_by != other.made_by
+    assert same.neurons == other.neurons
+    assert same.receipt.final_loss != other.receipt.final_loss
+
+
 def test_the_rest_can_be_trained_with_the_safety_neurons_frozen(run):
     changes = ["align.polarity=rest", "align.arms=[]", "align.zero_shot=[]"]
     text = CONFIG.format(model=run.config.model.path)

@@ -32,6 +32,9 @@ class SourceOptions(BaseModel):
     fractions: dict[Split, float] | None = None
     """Deal groups to splits by hash, in these shares, which sum to 1."""
 
+    splits: tuple[Split, ...] = ()
+    """Keep only what these splits got, after the dealing; empty keeps all."""
+
     languages: tuple[str, ...] = ()
     """Take only these; empty takes all there are."""
 
@@ -119,6 +122,8 @@ class Gather:
         split = options.split or split
         if not isinstance(split, str):
             split = split_of(f"{self.name}:{deal_by}" if deal_by else group, split, options.seed)
+        if options.splits and split not in options.splits:
+            return
         self.examples.append(
             Example(
                 id=name,

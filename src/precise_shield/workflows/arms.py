@@ -74,6 +74,12 @@ def configured(run: Run) -> Settings:
     return Settings(section.learning_rate, section.max_steps, section.factor)
 
 
+def training_seed(run: Run) -> int:
+    """Seed of every training's start, order and dropout."""
+    section = run.config
+    return section.seed if section.align.seed is None else section.align.seed
+
+
 def spec_of(run: Run, rows: int, settings: Settings) -> FitSpec:
     """The configured training settings, with those of a search in their place."""
     section = run.config.align
@@ -86,7 +92,7 @@ def spec_of(run: Run, rows: int, settings: Settings) -> FitSpec:
         micro_batch=micro,
         learning_rate=settings.learning_rate,
         warmup=section.warmup,
-        seed=run.config.seed,
+        seed=training_seed(run),
         max_steps=settings.max_steps,
         reduction=section.reduction,
         kl_weight=section.kl_weight,
@@ -180,7 +186,7 @@ def _fit(
             log.write(json.dumps(asdict(info)) + "\n")
             advance(1)
 
-        with tuning(bound, neurons, form, seed=run.config.seed) as deltas:
+        with tuning(bound, neurons, form, seed=spec.seed) as deltas:
             result = fit(
                 deltas, batches, spec, checkpoint=stage.path("checkpoint"), on_step=on_step
             )
@@ -243,7 +249,7 @@ class _Batches:
         self.run, self.plan, self.spec = run, plan, spec
 
     def __call__(self, epoch: int) -> Sequence[TrainBatch]:
-        generator = torch.Generator().manual_seed(1000 * self.run.config.seed + epoch)
+        generator = torch.Generator().manual_seed(1000 * self.spec.seed + epoch)
         order = torch.randperm(len(self.plan.rows), generator=generator).tolist()
         size = self.spec.micro_batch // (2 if self.spec.objective == "dpo" else 1)
         if mixes(self.run.loaded):

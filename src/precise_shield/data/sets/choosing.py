@@ -13,7 +13,7 @@ from precise_shield.data.manifest import Loaded, Problem, finish
 def chosen(
     options: SourceOptions, examples: list[Example], problems: list[Problem], name: str
 ) -> Loaded:
-    """Choose languages and harm, put rows into splits, and cut to the limit.
+    """Choose languages and harm, put rows into splits, keep some splits, and cut to the limit.
 
     Raises:
         DataError: a row is bad and bad rows stop, a language is missing, or nothing is left.
@@ -29,5 +29,7 @@ def chosen(
         split = options.split or row.split
         if options.fractions is not None:
             split = split_of(row.group, options.fractions, options.seed)
+        if options.splits and split not in options.splits:
+            continue
         kept.append(replace(row, split=split))
     return finish(options.path, limited(kept, options.limit), whole.dropped, "skip")

@@ -85,6 +85,10 @@ class AlignSection(Section):
     modalities: list[Modality] | None = None
     """Modalities that are trained on; null trains on all."""
 
+    seed: int | None = None
+    """Of a training's start, order and dropout; null takes the run's own `seed`. Other values train
+    the same neurons again, without finding them anew."""
+
     random_seeds: int = Field(default=1, ge=1)
     """Random-row controls, each trained with the same budget."""
 
