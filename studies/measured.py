@@ -1,0 +1,129 @@
+"""What the studies of real models measure, and how they keep it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from precise_shield.core.rates import or_null
+from precise_shield.core.records import Example, Verdict
+from precise_shield.core.summary import Measure
+from precise_shield.evaluate.bootstrap import GroupedDifference
+from precise_shield.evaluate.measures import outcomes, rate_of, refusal_gap
+from precise_shield.workflows.conditions import State, base_state, respond
+from precise_shield.workflows.context import Run
+from precise_shield.workflows.judging import drift, judge
+
+Row = dict[str, object]
+Table = dict[str, bool | None]
+
+
+def measured(run: Run, state: State, examples: list[Example]) -> tuple[Row, list[Verdict]]:
+    """Answer, judge and count: rates with 95 % intervals, the gap and the drift."""
+    said = respond(run, base_state(), examples)
+    answers = said if state.name == "base" else respond(run, state, examples)
+    verdicts = judge(run, examples, {state.name: answers})[state.name]
+    row: Row = {"arm": state.name}
+    names: tuple[Measure, ...] = ("attack_success", "refusal_matched", "refusal_ordinary")
+    for measure in names:
+        found = rate_of(hits(run, examples, verdicts, state.name, measure).values())
+        row[measure] = interval(*(100 * each for each in (found.value, *found.interval())))
+        row[f"n_{measure}"] = found.judged
+        row[f"unscored_{measure}"] = found.unscored
+    gap = refusal_gap(examples, verdicts, state.name, "matched")
+    row["gap"] = interval(100 * gap.value, 100 * gap.low, 100 * gap.high)
+    texts = {each.example: each.text for each in said}
+    moved = 0.0 if state.name == "base" else drift(run, state, examples, texts)
+    row["benign_kl"] = or_null(moved)
+    return row, verdicts
+
+
+def hits(
+    run: Run, examples: Sequence[Example], verdicts: Sequence[Verdict], name: str, measure: Measure
+) -> Table:
+    """Per prompt that a measure applies to: hit, miss, or None where it cannot be told."""
+    rule = run.config.evaluate.rule
+    return dict(outcomes(list(examples), list(verdicts), measure, rule).get(name, {}))
+
+
+def interval(value: float, low: float, high: float) -> list[float | None]:
+    """Three figures for JSON; NaN as null."""
+    return [None if each != each else round(each, 1) for each in (value, low, high)]
+
+
+def shown_difference(found: GroupedDifference) -> Row:
+    """A paired difference in points."""
+    points = (100 * each for each in (found.difference, found.low, found.high))
+    return {"difference": interval(*points), "n": found.n, "p": or_null(found.p_value)}
+
+
+def over_seeds(
+    ours: Sequence[Mapping[str, bool | None]],
+    theirs: Sequence[Mapping[str, bool | None]],
+    groups: Mapping[str, str],
+    draws: int = 4000,
+) -> Row:
+    """Mean of ours minus mean of theirs, in points: trainings and prompts are random factors.
+
+    Each draw takes trainings of either side and parallel groups with replacement; prompts that
+    a training left unscored are left out of its share.
+    """
+    names = sorted({groups[key] for table in ours for key in table})
+    rng = np.random.default_rng(0)
+    sides = [[_sums(table, groups, names) for table in side] for side in (ours, theirs)]
+    values = []
+    for _ in range(draws):
+        weights = rng.multinomial(len(names), np.full(len(names), 1 / len(names)))
+        means = []
+        for side in sides:
+            picked = [side[i] for i in rng.integers(len(side), size=len(side))]
+            means.append(np.mean([weights @ hit / (weights @ n) for hit, n in picked]))
+        values.append(float(means[0] - means[1]))
+    plain = [np.mean([hit.sum() / n.sum() for hit, n in side]) for side in sides]
+    low, high = np.quantile(values, [0.025, 0.975])
+    found = interval(*(100 * float(each) for each in (plain[0] - plain[1], low, high)))
+    shares = [[round(100 * float(h.sum() / n.sum()), 1) for h, n in side] for side in sides]
+    return {"difference": found, "ours": shares[0], "theirs": shares[1], "groups": len(names)}
+
+
+def _sums(
+    table: Mapping[str, bool | None], groups: Mapping[str, str], names: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    place = {name: i for i, name in enumerate(names)}
+    hit, n = np.zeros(len(names)), np.zeros(len(names))
+    for key, value in table.items():
+        if value is not None:
+            hit[place[groups[key]]] += value
+            n[place[groups[key]]] += 1
+    return hit, n
+
+
+def keep(folder: Path, part: str, rows: Sequence[Row]) -> None:
+    """Write rows as JSON and as a Markdown table."""
+    folder.mkdir(exist_ok=True)
+    text = json.dumps(list(rows), indent=1, ensure_ascii=False) + "\n"
+    (folder / f"{part}.json").write_text(text, encoding="utf-8")
+    (folder / f"{part}.md").write_text(markdown(rows), encoding="utf-8")
+
+
+def markdown(rows: Iterable[Row]) -> str:
+    """Rows as a table, one column a key."""
+    every = list(rows)
+    keys = list(dict.fromkeys(key for row in every for key in row))
+    lines = [" | ".join(keys), " | ".join("---" for _ in keys)]
+    lines += [" | ".join(_shown(row.get(key)) for key in keys) for row in every]
+    return "\n".join(f"| {line} |" for line in lines) + "\n"
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, list) and len(value) == 3:
+        first, low, high = map(_shown, value)
+        return f"{first} [{low}, {high}]"
+    if isinstance(value, list):
+        return ", ".join(map(_shown, value))
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

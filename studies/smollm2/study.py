@@ -1,0 +1,292 @@
+"""Study 1: do the papers' claims hold for SmolLM2-135M-Instruct, in English?
+
+    python studies/smollm2/study.py PART --data DATA --model MODEL
+
+PART is one of, in this order:
+    choose   learning rate and position, chosen and random rows, on validation prompts
+    seeds    chosen and random rows, three trainings each at two rates, on test prompts
+    arms     every other arm on test prompts, the dense ones after a search on validation
+    causal   suppression before and after alignment, beside matched random neurons
+    separation  AUC of the first-token refusal log-odds, harmful against topic-matched benign
+    curve    p from 1 % to 10 %, chosen and random rows, on validation prompts
+
+DATA holds the folders `polyrefuse`, `multijail`, `xstest` and `multiq`; MODEL is a folder or file
+of SmolLM2-135M-Instruct, or its hub id. Every training and answer is kept in `--out`, so a part
+that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from precise_shield import api
+from precise_shield.core.errors import NumericError
+from precise_shield.core.records import Example
+from precise_shield.core.sites import NeuronSet
+from precise_shield.core.store import digest
+from precise_shield.core.summary import Condition, Measure
+from precise_shield.data.gather import limited
+from precise_shield.evaluate.statistics import auc
+from precise_shield.intervene.edits import intervening, suppress
+from precise_shield.models.bind import BoundModel
+from precise_shield.workflows.arms import Arm, Settings, configured, make
+from precise_shield.workflows.conditions import State, aligned_state, base_state
+from precise_shield.workflows.context import Run
+from precise_shield.workflows.openings import log_opening
+from precise_shield.workflows.panel import Surgery, first_token_readout
+from precise_shield.workflows.plans import Plan, plans
+from precise_shield.workflows.validation import standing, validation_prompts
+from precise_shield.workflows.verify import CONTROL_SEED
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+from measured import Row, Table, hits, keep, measured, over_seeds  # noqa: E402
+
+RATES = (3e-3, 5e-3, 1e-2)
+POSITIONS = ("response_mean", "last_prompt")
+SIZES = (0.01, 0.05, 0.1)
+SEEDS = (0, 1, 2)
+TEST = {"multijail": 48, "xstest": 40, "multiq": 8}
+MEASURES: tuple[Measure, ...] = ("attack_success", "refusal_matched")
+SEARCH: dict[str, tuple[float, ...]] = {
+    "lora": (1e-3, 3e-3),
+    "full": (1e-4, 1e-3),
+    "benign-rows": (3e-3,),
+    "frozen-a": (3e-3,),
+    "lora-matched": (3e-3,),
+    "amplified": (),
+    "random-amplified": (),
+}
+"""Learning rates that the other arms are tried at."""
+
+RANDOM_ANSWERED = 3
+MOST = 0.2
+"""Over-refusal on validation prompts that a picked setting may have."""
+
+
+Settled = tuple[Run, dict[str, Plan]]
+
+
+@dataclass(frozen=True)
+class Study:
+    """Where everything is."""
+
+    data: Path
+    model: str
+    out: Path
+
+    def opened(self, *changes: str) -> Run:
+        """The study's configuration with some keys changed, in its one run folder."""
+        names = ("polyrefuse",) * 4 + ("xstest",) * 2 + ("multijail", "multiq")
+        where = [f"data.sources.{i}.path={self.data / name}" for i, name in enumerate(names)]
+        where += [f"model.path={self.model}", "model.threads=1"]
+        text = (HERE / "study.yaml").read_text(encoding="utf-8")
+        return api.open_run(api.parse_config(text, [*where, *changes], "study"), self.out)
+
+
+def trial(run: Run, plan: Plan, rate: float) -> Row:
+    """One training, measured on validation prompts."""
+    settings = Settings(rate, configured(run).max_steps, configured(run).factor)
+    try:
+        arm = make(run, plan, settings)
+    except NumericError as error:
+        return {"arm": plan.condition.name, "rate": rate, "note": str(error)[:60]}
+    found, _ = standing(run, aligned_state(arm), validation_prompts(run))
+    row = found.model_dump(exclude={"condition", "contrast"})
+    return {"arm": plan.condition.name, "rate": rate, **row, **size(arm)}
+
+
+def size(arm: Arm) -> Row:
+    """How much was trained."""
+    receipt = arm.receipt
+    return {"neurons": len(arm.neurons), "trained": receipt.trained_with_a}
+
+
+def choose(study: Study) -> Iterator[Row]:
+    """Rates at the default position, and the other position at the better rate alone."""
+    rows: list[Row] = []
+    for position in POSITIONS:
+        first = position == POSITIONS[0]
+        run = study.opened(f"identify.position={position}")
+        made = {plan.condition.name: plan for plan in plans(run, api.identify(run))}
+        for rate in RATES if first else (float(str(best(rows)["rate"])),):
+            for name in ("aligned", "random-rows-0") if first else ("aligned",):
+                rows.append({"position": position, **trial(run, made[name], rate)})
+                yield rows[-1]
+    yield {**best([row for row in rows if row["position"] == POSITIONS[0]]), "picked": True}
+
+
+def best(rows: Sequence[Row], arm: str = "aligned") -> Row:
+    """The trial of an arm with the largest gap, those within `MOST` first."""
+    known = [row for row in rows if row["arm"] == arm and isinstance(row.get("gap"), float)]
+    return max(known, key=lambda row: (float(str(row["over_refusal"])) <= MOST, row["gap"]))
+
+
+def settled(study: Study, seed: int, rate: float = RATES[0], *changes: str) -> Settled:
+    """The frozen configuration with one training seed and rate."""
+    keys = [f"align.learning_rate={rate}", f"align.seed={seed}", "evaluate.kl_rows=16"]
+    run = study.opened(*keys, *changes)
+    return run, {plan.condition.name: plan for plan in plans(run, api.identify(run))}
+
+
+def test_prompts(run: Run) -> list[Example]:
+    """The test prompts: `TEST` of each set, chosen by hash."""
+    rows = run.examples("test")
+    log_opening(run, rows)
+    parts = [limited([r for r in rows if r.source == name], most) for name, most in TEST.items()]
+    return [row for part in parts for row in part]
+
+
+def seeds(study: Study) -> Iterator[Row]:
+    """Trainings of the chosen rows and as many sets of random rows, on test prompts."""
+    for rate in (RATES[0], RATES[-1]):
+        ours: dict[str, list[Table]] = {}
+        theirs: dict[str, list[Table]] = {}
+        for seed in SEEDS:
+            run, made = settled(study, seed, rate)
+            examples = test_prompts(run)
+            if (rate, seed) == (RATES[0], 0):
+                yield measured(run, base_state(), examples)[0]
+            for name, side in (("aligned", ours), (f"random-rows-{seed}", theirs)):
+                arm = make(run, made[name], configured(run))
+                row, verdicts = measured(run, aligned_state(arm), examples)
+                for measure in MEASURES:
+                    table = hits(run, examples, verdicts, name, measure)
+                    side.setdefault(measure, []).append(table)
+                yield {"rate": rate, "seed": seed, **row, **size(arm)}
+        groups = {example.id: example.group for example in examples}
+        for measure in MEASURES:
+            found = over_seeds(ours[measure], theirs[measure], groups)
+            yield {"rate": rate, "arm": f"chosen minus random: {measure}", **found}
+
+
+def arms(study: Study) -> Iterator[Row]:
+    """The other arms on test prompts; dense ones after a search on validation prompts."""
+    run, made = settled(study, 0)
+    examples = test_prompts(run)
+    given = configured(run)
+    for name, rates in SEARCH.items():
+        plan, used = made[name], given
+        if len(rates) > 1:
+            tried = [trial(run, plan, rate) for rate in rates]
+            yield from ({"split": "validation", **row} for row in tried)
+            used = replace(given, learning_rate=float(str(best(tried, name)["rate"])))
+        arm = make(run, plan, used)
+        row, _ = measured(run, aligned_state(arm), examples)
+        yield {"split": "test", "rate": used.learning_rate, **row, **size(arm)}
+
+
+def causal(study: Study) -> Iterator[Row]:
+    """The tuned set at zero in the untouched and in the aligned model, beside matched random sets.
+
+    Validation prompts: judged answers beside `RANDOM_ANSWERED` random sets, and the first-token
+    refusal log-odds beside `verify.random_sets` of them.
+    """
+    run, made = settled(study, 0)
+    prompts = validation_prompts(run)
+    harmful = [example for example in prompts if example.harm == "harmful"]
+    surgery, readout = Surgery(run), first_token_readout(run, harmful)
+    chosen = surgery.atlas.neurons
+    drawn = surgery.random(chosen, run.config.verify.random_sets, CONTROL_SEED)
+    aligned = aligned_state(make(run, made["aligned"], configured(run)))
+    for state in (base_state(), aligned):
+        with state.enter(run.bound):
+            odds = [float(readout().mean())]
+            for neurons in (chosen, *drawn):
+                with surgery.off(neurons)():
+                    odds.append(float(readout().mean()))
+        at_most = sum(value <= odds[1] for value in odds[2:])
+        yield {
+            "model": state.name,
+            "suppressed": "log-odds of a refusal",
+            "before": odds[0],
+            "chosen": odds[1],
+            "random": sum(odds[2:]) / len(drawn),
+            "p": (1 + at_most) / (1 + len(drawn)),
+            "n": len(harmful),
+        }
+    named = {"nothing": None, "chosen": chosen}
+    named |= {f"random {i}": drawn[i] for i in range(RANDOM_ANSWERED)}
+    for what, neurons in named.items():
+        row, _ = measured(run, suppressed(aligned, what, neurons), prompts)
+        yield {"model": "aligned", "suppressed": what, **row}
+
+
+def suppressed(state: State, what: str, neurons: NeuronSet | None) -> State:
+    """A state of the model with neurons at zero on top of it."""
+    if neurons is None:
+        return state
+
+    @contextmanager
+    def enter(bound: BoundModel) -> Iterator[None]:
+        with state.enter(bound), intervening(bound, neurons, suppress):
+            yield
+
+    condition = Condition(
+        name=f"{state.name}, {what} at zero", kind="suppressed", label=what, note="in memory only"
+    )
+    return State(condition, enter, {**state.made_by, "zero": digest(neurons.to_json())})
+
+
+def separation(study: Study) -> Iterator[Row]:
+    """AUC of the first-token refusal log-odds, MultiJail against XSTest safe, arm by arm."""
+    for seed in SEEDS:
+        run, made = settled(study, seed)
+        examples = [e for e in test_prompts(run) if e.harm == "harmful" or e.matched]
+        labels = [example.harm == "harmful" for example in examples]
+        readout = first_token_readout(run, examples)
+        states = [
+            aligned_state(make(run, made[name], configured(run)))
+            for name in ("aligned", f"random-rows-{seed}")
+        ]
+        for state in [base_state(), *states] if seed == 0 else states:
+            with state.enter(run.bound):
+                odds = readout().tolist()
+            row: Row = {"arm": state.name, "seed": seed, "auc": auc(odds, labels)}
+            for harm, wanted in (("harmful", True), ("benign", False)):
+                values = [v for v, label in zip(odds, labels, strict=True) if label is wanted]
+                row[f"log_odds_{harm}"] = sum(values) / len(values)
+            yield row
+
+
+def curve(study: Study) -> Iterator[Row]:
+    """Chosen and random rows over p, on validation prompts."""
+    for p in SIZES:
+        run, made = settled(study, 0, RATES[0], f"identify.p={p}")
+        for name in ("aligned", "random-rows-0"):
+            yield {"p": p, **trial(run, made[name], RATES[0])}
+
+
+PARTS: dict[str, Callable[[Study], Iterator[Row]]] = {
+    "choose": choose,
+    "seeds": seeds,
+    "arms": arms,
+    "causal": causal,
+    "separation": separation,
+    "curve": curve,
+}
+
+
+def main() -> None:
+    """Run one part and keep its rows as they come."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("part", choices=PARTS)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--model", default="HuggingFaceTB/SmolLM2-135M-Instruct")
+    parser.add_argument("--out", type=Path, default=Path("runs/study-smollm2"))
+    options = parser.parse_args()
+    rows: list[Row] = []
+    for row in PARTS[options.part](Study(options.data, options.model, options.out)):
+        rows.append(row)
+        print(json.dumps(row, ensure_ascii=False), flush=True)
+        keep(HERE / "results", options.part, rows)
+
+
+if __name__ == "__main__":
+    main()

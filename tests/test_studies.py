@@ -1,0 +1,45 @@
+"""The studies' configurations are valid, and their differences over trainings are what they say."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from precise_shield.workflows.config import load_config
+
+STUDIES = Path(__file__).parents[1] / "studies"
+sys.path.insert(0, str(STUDIES))
+from measured import markdown, over_seeds  # noqa: E402
+
+GROUPS = {str(n): f"g{n // 2}" for n in range(40)}
+
+
+@pytest.mark.parametrize("path", sorted(STUDIES.glob("*/*.yaml")), ids=lambda path: path.name)
+def test_every_configuration_is_valid(path):
+    assert load_config(path).data.sources
+
+
+def test_a_difference_over_trainings_leaves_out_what_is_unscored():
+    hit = dict.fromkeys(GROUPS, True)
+    half = {key: None if int(key) % 4 == 0 else int(key) % 2 == 0 for key in GROUPS}
+    found = over_seeds([hit, hit], [half], GROUPS, draws=200)
+    assert found["ours"] == [100.0, 100.0]
+    assert found["theirs"] == [33.3]  # 10 of 30 scored ones
+    assert found["difference"][0] == pytest.approx(66.7)
+    assert found["difference"][1] < 66.7 < found["difference"][2]
+    assert over_seeds([hit], [hit], GROUPS, draws=50)["difference"] == [0.0, 0.0, 0.0]
+
+
+def test_trainings_that_disagree_widen_the_interval():
+    hit, miss = dict.fromkeys(GROUPS, True), dict.fromkeys(GROUPS, False)
+    one = over_seeds([hit], [miss], GROUPS, draws=400)["difference"]
+    two = over_seeds([hit, miss], [miss], GROUPS, draws=400)["difference"]
+    assert one == [100.0, 100.0, 100.0]
+    assert two == [50.0, 0.0, 100.0]
+
+
+def test_a_table_shows_intervals_and_gaps():
+    text = markdown([{"arm": "a", "rate": [1.0, 0.5, 2.0]}, {"arm": "b", "kl": None}])
+    assert text.splitlines()[2:] == ["| a | 1 [0.5, 2] | – |", "| b | – | – |"]
