@@ -33,17 +33,18 @@ def lines(path: Path, rows) -> Path:
 
 
 def lingua(folder: Path) -> Path:
-    for language in ("EN", "ZH", "NO"):
+    """Pictures of the first kind below bundle_data, as published; of the second beside the list."""
+    for language in ("English", "Chinese", "Norwegian"):
         for form in ("Visual", "Typography", "Mixed"):
             rows = []
             for n in range(2):
-                name = f"images/{form}/{language}/{n}.png"
-                picture(folder / name)
+                name = f"{form}/{language}/{n}.png"
+                picture(folder / "bundle_data" / name)
                 rows.append({"question": f"What is toy {n} in {language}?", "image_path": name})
-            dump(folder / "1-Image-Dominant Risk" / form / language / "Toy_Theft.json", rows)
+            dump(folder / "1-Image-Dominant Risk" / form / language / "Toy Theft.json", rows)
         picture(folder / "2-Text-Dominant Risk" / language / "p.png")
         beside = [{"question": f"Tease {n} in {language}", "image_path": "p.png"} for n in range(3)]
-        dump(folder / "2-Text-Dominant Risk" / language / "Toy_Theft.json", beside)
+        dump(folder / "2-Text-Dominant Risk" / language / "Toy Theft.json", beside)
     return folder
 
 

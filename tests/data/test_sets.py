@@ -42,24 +42,36 @@ class TestLingua:
         groups = defaultdict(set)
         for row in read("lingua_safetybench", tmp_path).examples:
             groups[row.group].add((row.language, row.form))
-        assert len(groups["lingua_safetybench:image:Toy_Theft:1"]) == 9
-        assert len(groups["lingua_safetybench:text:Toy_Theft:1"]) == 3
+        assert len(groups["lingua_safetybench:image:Toy Theft:1"]) == 9
+        assert len(groups["lingua_safetybench:text:Toy Theft:1"]) == 3
 
     def test_parts_are_forms_and_text(self, tmp_path):
         rows = read("lingua_safetybench", tmp_path, parts=("mixed", "text")).examples
         assert {row.form for row in rows} == {"mixed", None}
 
+    @pytest.mark.parametrize("start", ["bundle_data", "."])
+    def test_paths_are_read_from_the_published_folder_or_from_the_root(self, start, tmp_path):
+        folder = making.lingua(tmp_path)
+        (folder / "bundle_data").rename(folder / "elsewhere")
+        with pytest.raises(DataError, match="is no regular file"):
+            load_source("lingua_safetybench", SourceOptions(path=folder))
+        for form in (folder / "elsewhere").iterdir():
+            (folder / start).mkdir(exist_ok=True)
+            form.rename(folder / start / form.name)
+        rows = load_source("lingua_safetybench", SourceOptions(path=folder)).examples
+        assert len(rows) == making.ROWS["lingua_safetybench"]
+
     def test_unequal_lists_are_no_translations(self, tmp_path):
         folder = making.lingua(tmp_path)
-        path = folder / "2-Text-Dominant Risk" / "NO" / "Toy_Theft.json"
+        path = folder / "2-Text-Dominant Risk" / "Norwegian" / "Toy Theft.json"
         path.write_text(json.dumps(json.loads(path.read_text())[1:]))
-        with pytest.raises(DataError, match=r"text/Toy_Theft differs in its number of rows"):
+        with pytest.raises(DataError, match=r"text/Toy Theft differs in its number of rows"):
             load_source("lingua_safetybench", SourceOptions(path=folder))
 
     def test_a_picture_outside_is_a_problem_of_its_row(self, tmp_path):
         folder = making.lingua(tmp_path / "data")
         making.picture(tmp_path / "secret.png")
-        path = folder / "2-Text-Dominant Risk" / "EN" / "Toy_Theft.json"
+        path = folder / "2-Text-Dominant Risk" / "English" / "Toy Theft.json"
         path.write_text(path.read_text().replace("p.png", "../../../secret.png", 1))
         with pytest.raises(DataError, match=r"row 1: image .* leads out of the data's folder"):
             load_source("lingua_safetybench", SourceOptions(path=folder))
@@ -218,6 +230,18 @@ class TestUtility:
             "Answer with the letter of the right option."
         )
         assert first.answer == "A"
+
+    def test_a_copy_of_mmlu_with_a_header_and_numbered_answers_says_the_same(self, tmp_path):
+        letters = read("mmlu", tmp_path, parts=("games",)).examples
+        rows = [["question", "A", "B", "C", "D", "answer"]]
+        rows += [[f"What is {n}, roughly?", "1", "2", "3", "4", str(n)] for n in range(4)]
+        making.table(tmp_path / "copy" / "test" / "games_test.csv", None, rows)
+        numbered = load_source("mmlu", SourceOptions(path=tmp_path / "copy")).examples
+        said = [[(row.id, row.prompt, row.answer) for row in each] for each in (letters, numbered)]
+        assert said[0] == said[1]
+        making.table(tmp_path / "bad" / "games_test.csv", None, [*rows, ["Q?", *"1234", "4"]])
+        with pytest.raises(DataError, match="a letter from A to D"):
+            load_source("mmlu", SourceOptions(path=tmp_path / "bad"))
 
     @pytest.mark.parametrize("name", ["mgsm", "mmlu", "global_mmlu", "xcopa", "mm_vet", "mmbench"])
     def test_every_utility_row_is_benign_and_can_be_checked(self, name, tmp_path):

@@ -43,8 +43,8 @@ def lingua_safetybench(options: SourceOptions) -> Loaded:
     """Lingua-SafetyBench, the data of Precise Shield: ten languages, picture and text risks.
 
     Reads the published folders `1-Image-Dominant Risk/<Form>/<Language>/<Scenario>.json` and
-    `2-Text-Dominant Risk/<Language>/<Scenario>.json`, objects with `question` and `image_path`. It
-    is gated and must not be passed on: bring your copy. Row n of a scenario is one group in all
+    `2-Text-Dominant Risk/<Language>/<Scenario>.json`, objects with `question` and `image_path`, the
+    latter below `bundle_data/`. It is gated and must not be passed on: bring your copy. Row n of a scenario is one group in all
     languages and forms. By default groups are dealt to probe, train and test by thirds. `parts`
     chooses among `visual`, `typography`, `mixed` and `text`.
     """
@@ -72,11 +72,13 @@ def _add_lingua(
 ) -> None:
     root = gather.options.path
     form: Form | None = None if part == "text" else part  # type: ignore[assignment]
-    try:
-        image = picture_at(root, row["image_path"])
-        if not image.is_file():  # a path may be meant from the list's own folder
-            image = picture_at(root, str((folder / row["image_path"]).relative_to(root)))
-    except (DataError, ValueError) as error:
+    own = folder.relative_to(root)
+    try:  # as published; or copies whose paths are meant from the root or the list's own folder
+        for start in ("bundle_data", ".", str(own)):
+            image = picture_at(root, f"{start}/{row['image_path']}")
+            if image.is_file():
+                break
+    except DataError as error:
         gather.problems.append(Problem(number, str(error)))
         return
     gather.add(

@@ -84,7 +84,8 @@ def mgsm(options: SourceOptions) -> Loaded:
 def mmlu(options: SourceOptions) -> Loaded:
     """MMLU: 57 subjects in English. Reads `test/<subject>_test.csv` without a header.
 
-    `parts` chooses subjects.
+    Copies made from the hub, with a header and answers 0 to 3, are read too. `parts` chooses
+    subjects.
     """
     gather = Gather(options, "mmlu")
     patterns = ("test/*_test.csv", "*_test.csv", "data/test/*_test.csv")
@@ -94,23 +95,29 @@ def mmlu(options: SourceOptions) -> Loaded:
     }
     for subject in gather.parts(files):
         for number, record in _records(files[subject]):
-            if len(record) != 6 or record[5].strip() not in LETTERS[:4]:
+            answer = _MMLU_ANSWERS.get(record[-1].strip())
+            if len(record) != 6 or answer is None:
                 said = f"{subject}: not a question, four options and a letter from A to D"
                 gather.problems.append(Problem(number, said))
                 continue
             gather.add(
                 f"{subject}:{number}", "en", "benign", multiple_choice(record[0], record[1:5]),
-                "test", number, answer=record[5].strip(), category=subject.replace("_", " "),
+                "test", number, answer=answer, category=subject.replace("_", " "),
             )  # fmt: skip
     return gather.done()
 
 
+_MMLU_ANSWERS = {sign: letter for n, letter in enumerate("ABCD") for sign in (letter, str(n))}
+
+
 def _records(file: Path) -> Iterator[tuple[int, list[str]]]:
-    """Records of a CSV without a header, counted from 1; empty lines are none."""
+    """Records of a CSV, counted from 1, without its header if it has one and empty lines."""
     try:
-        yield from enumerate(filter(None, csv.reader(StringIO(read_text(file), newline=""))), 1)
+        records = list(filter(None, csv.reader(StringIO(read_text(file), newline=""))))
     except csv.Error as error:
         raise DataError(f"{file} is no CSV ({error}). Download it again.") from error
+    header = bool(records) and records[0][-1].strip().lower() == "answer"
+    yield from enumerate(records[header:], 1)
 
 
 @SOURCES.register("global_mmlu")
