@@ -24,6 +24,7 @@ from precise_shield.workflows.config import parse_config
 from precise_shield.workflows.context import started
 from precise_shield.workflows.evaluate import comparisons
 from precise_shield.workflows.identify import identify
+from precise_shield.workflows.parts import parts_of
 from precise_shield.workflows.plans import arm_names, plans
 from precise_shield.workflows.search import matched, search_facts, settle
 from precise_shield.workflows.sections.gate import SearchSection
@@ -65,7 +66,7 @@ def arms(run):
 def test_every_arm_trains_on_the_same_rows_with_the_same_budget(run, arms):
     atlas = identify(run)
     every = {plan.condition.name: plan for plan in plans(run, atlas)}
-    assert list(every) == list(arms) == arm_names(run.config.align)
+    assert list(every) == list(arms) == arm_names(run.config.align, parts_of(run))
     rows = {name: [row.id for row in plan.rows] for name, plan in every.items()}
     assert all(ids == rows["aligned"] for ids in rows.values())
     trained = {n: arm.receipt for n, arm in arms.items() if every[n].form is not None}
@@ -270,3 +271,34 @@ def test_the_rest_can_be_trained_with_the_safety_neurons_frozen(run):
     for site, ids in atlas.neurons.units.items():
         for own in again.bound.sites[site].owned:
             assert not moved[own.name] & {own.offset + unit for unit in ids}
+
+
+def test_a_transfer_matrix_is_one_line_of_a_configuration(tmp_path, run):
+    """Every language alone with its own set, beside random rows; the rest is named unseen."""
+    changes = ["align.arms=[]", "align.zero_shot=[]", "data.languages=[en, fr]", "identify.p=0.3",
+               "align.transfer=[{by: language}]", "identify.draws=1"]  # fmt: skip
+    config = parse_config(CONFIG.format(model=run.config.model.path), changes)
+    both = started(config, tmp_path / "run", quiet=True)
+    every = {plan.condition.name: plan for plan in plans(both, identify(both))}
+    names = ["aligned", "random-rows-0", "from-en", "from-en-random-0", "from-fr"]
+    assert list(every) == arm_names(config.align, parts_of(both)) == [*names, "from-fr-random-0"]
+    for language, other in (("en", "fr"), ("fr", "en")):
+        plan, beside = every[f"from-{language}"], every[f"from-{language}-random-0"]
+        assert {row.language for row in plan.rows} == {language}
+        assert plan.rows == beside.rows
+        assert plan.neurons == identify(both).sets[f"MS:{language}"]
+        assert len(beside.neurons) == len(plan.neurons)
+        assert not beside.neurons & plan.neurons
+        (part,) = plan.condition.trained_on
+        assert (part.axis, part.seen, part.unseen) == ("language", [language], [other])
+    assert every["aligned"].condition.trained_on == []
+
+    def changed(line):
+        return dataclasses.replace(both, config=parse_config(config.model_dump_json(), [line]))
+
+    with pytest.raises(ConfigError, match="no training row is in language 'de'"):
+        parts_of(changed("align.transfer=[{by: language, sources: [de]}]"))
+    with pytest.raises(ConfigError, match="nothing is left to transfer to"):
+        parts_of(changed("align.transfer=[{by: modality}]"))
+    with pytest.raises(ConfigError, match="two trainings on a part of the data are named 'from-"):
+        parts_of(changed("align.transfer=[{by: language}, {by: language}]"))

@@ -13,6 +13,7 @@ from precise_shield.workflows import pairs
 from precise_shield.workflows.align import align
 from precise_shield.workflows.config import validated
 from precise_shield.workflows.context import started
+from precise_shield.workflows.parts import parts_of
 from precise_shield.workflows.plans import arm_names
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -68,7 +69,7 @@ def test_a_recipe_aligns_a_tiny_model_of_its_architecture(name, tmp_path, monkey
     monkeypatch.setattr(pairs, "_hits", hits)
     run = started(validated(given), tmp_path / "run", quiet=True)
     arms = {arm.condition.name: arm.receipt for arm in align(run)}
-    assert list(arms) == arm_names(run.config.align)
+    assert list(arms) == arm_names(run.config.align, parts_of(run))
     tuned = arms["aligned"]
     assert tuned.untouched_verified
     assert tuned.changed_weights > 0

@@ -39,6 +39,24 @@ def test_every_run_leaves_a_summary_that_reads_back(finished):
     assert (run.folder / "report.html").stat().st_size > 10_000
 
 
+def test_an_arm_trained_on_a_part_says_what_it_saw_and_has_its_row_in_the_matrix(finished):
+    run, summary = finished
+    (arm,) = [c for c in summary.conditions if c.trained_on]
+    (part,) = arm.trained_on
+    assert (part.axis, part.seen) == ("modality", ["text"])
+    assert part.unseen == ["image_dominant", "text_dominant"]
+    rows = [c for c in summary.transfer.cells if c.measure == "attack_success"]
+    asked = [(c.condition, c.column, c.seen) for c in rows if c.condition == arm.name]
+    unseen = [(arm.name, "text_dominant", False), (arm.name, "image_dominant", False)]
+    assert asked == [(arm.name, "text", True), *unseen, (arm.name, None, False)]
+    assert all(len(c.random) == 1 for c in rows)
+    base = ("base", "attack_success", None)
+    pooled = {r.modality: r for r in summary.rates if (r.condition, r.measure, r.language) == base}
+    for cell in rows[:3]:
+        assert cell.n + cell.unscored == pooled[cell.column].n + pooled[cell.column].unscored
+    assert "transfer-matrix" in (run.folder / "report.html").read_text()
+
+
 def test_a_report_can_set_another_run_beside_it(finished, tmp_path):
     _, summary = finished
     for name in ("a", "b"):

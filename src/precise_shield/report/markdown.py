@@ -41,6 +41,7 @@ from precise_shield.report.tables import (
     run_facts,
     table,
 )
+from precise_shield.report.transfer import transfer_tables
 from precise_shield.report.utility import utility_tables
 from precise_shield.report.view import View
 from precise_shield.report.words import visible
@@ -91,7 +92,7 @@ def render_markdown(summary: Summary) -> str:
     lines += ["", *_section("What was changed?", changed_findings(view))]
     lines += _table(receipts_table(summary.receipts, view)) if summary.receipts else []
     lines += _section("Where does safety live?", where_findings(view))
-    more = [*sureness_tables(view), *local_tables(view)]
+    more = [*sureness_tables(view), *local_tables(view), *transfer_tables(view)]
     lines += [line for numbers in more for line in _table(numbers)]
     lines += ["## What could an attacker still do?", "", *_table(attack_table(view))]
     for numbers in audit_tables(view):

@@ -66,6 +66,7 @@ from precise_shield.report.tables import (
     run_facts,
 )
 from precise_shield.report.tiles import tiles
+from precise_shield.report.transfer import transfer_figure
 from precise_shield.report.utility import utility_tables
 from precise_shield.report.view import View
 from precise_shield.report.words import visible
@@ -119,6 +120,7 @@ def figures_of(summary: Summary) -> Figures:
                 *sureness_figures(view),
                 local_figure(view),
                 _maps(view, ("zero_shot",), "transfer"),
+                transfer_figure(view),
             ]
         ),
     )

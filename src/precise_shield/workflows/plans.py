@@ -18,6 +18,7 @@ from precise_shield.workflows.context import Run, wanted
 from precise_shield.workflows.controls import control
 from precise_shield.workflows.identify import Atlas, selection
 from precise_shield.workflows.pairs import rejected_answers
+from precise_shield.workflows.parts import parts_of, trained_on
 from precise_shield.workflows.sections.align import AlignSection, ArmName, ZeroShotSection
 
 
@@ -66,7 +67,7 @@ def plans(run: Run, atlas: Atlas) -> list[Plan]:
         made.append(Plan(beside, drawn, rows, form, "random-rows-0"))
     for name in section.arms:
         made += _further(run, atlas, name, rows, form)
-    for part in section.zero_shot:
+    for part in parts_of(run):
         made += _zero_shot(run, atlas, part, form)
     if section.polarity == "rest":
         made = [_turned(plan, atlas) for plan in made]
@@ -97,13 +98,13 @@ def _paired(run: Run, made: Sequence[Plan]) -> list[Plan]:
     ]
 
 
-def arm_names(section: AlignSection) -> list[str]:
-    """The conditions that `plans` makes, without a model or data."""
+def arm_names(section: AlignSection, parts: Sequence[ZeroShotSection]) -> list[str]:
+    """The conditions that `plans` makes, without a model; `parts` as `parts_of` has them."""
     names = ["aligned", *(f"random-rows-{seed}" for seed in range(section.random_seeds))]
     for arm in section.arms:
         names.append(arm.replace("_", "-"))
         names += ["random-amplified"] if arm == "amplified" else []
-    for part in section.zero_shot:
+    for part in parts:
         names.append(part.name)
         names += [f"{part.name}-random-{seed}" for seed in range(section.zero_shot_seeds)]
     return names
@@ -203,6 +204,7 @@ def _amplified(run: Run, atlas: Atlas, rows: list[Example]) -> list[Plan]:
 
 
 def _zero_shot(run: Run, atlas: Atlas, part: ZeroShotSection, form: Form) -> list[Plan]:
+    align = run.config.align
     rows = rows_of(run, part.languages, part.modalities)
     which = part.chosen or atlas.chosen
     neurons = require(which, evaluate(which, atlas.sets), atlas.sets)
@@ -213,9 +215,10 @@ def _zero_shot(run: Run, atlas: Atlas, part: ZeroShotSection, form: Form) -> lis
         kind="zero_shot",
         label=f"tuned on {seen} only",
         note=f"{len(neurons)} neurons of {which}, {len(rows)} rows; the rest is zero-shot",
+        trained_on=trained_on(rows, rows_of(run, align.languages, align.modalities)),
     )
     made = [Plan(condition, neurons, rows, form, "aligned")]
-    for seed in range(run.config.align.zero_shot_seeds):
+    for seed in range(align.zero_shot_seeds):
         beside = Condition(
             name=f"{part.name}-random-{seed}",
             kind="zero_shot_random",

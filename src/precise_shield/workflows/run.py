@@ -22,6 +22,7 @@ from precise_shield.workflows.gate import gates
 from precise_shield.workflows.headroom import headroom
 from precise_shield.workflows.identify import identify
 from precise_shield.workflows.judges import names_of
+from precise_shield.workflows.parts import parts_of
 from precise_shield.workflows.plans import arm_names
 from precise_shield.workflows.search import search_facts
 from precise_shield.workflows.summarise import summarise
@@ -53,7 +54,7 @@ def budget(run: Run) -> str:
     """How much will be generated, before anything is."""
     section = run.config
     test = len(run.examples(section.evaluate.split))
-    arms = len(arm_names(section.align))
+    arms = len(arm_names(section.align, parts_of(run)))
     conditions = 1 + arms + 1 + section.evaluate.random_suppressions  # base, arms, suppressed
     conditions += len(section.evaluate.defences)
     text = (
@@ -70,7 +71,7 @@ def plan(run: Run) -> list[str]:
     for example in run.data.examples:
         splits[example.split] += 1
     section = run.config
-    names = arm_names(section.align)
+    names = arm_names(section.align, parts_of(run))
     return [
         f"model     {section.model.path}",
         "data      " + ", ".join(f"{split} {count}" for split, count in splits.items()),

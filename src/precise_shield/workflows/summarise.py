@@ -32,6 +32,7 @@ from precise_shield.workflows.data_notes import data_notes
 from precise_shield.workflows.evaluate import Evaluation, samples
 from precise_shield.workflows.explain import by_kind
 from precise_shield.workflows.identify import Atlas
+from precise_shield.workflows.transfer import transfer
 
 
 def summarise(
@@ -63,6 +64,7 @@ def summarise(
         judging=found.judging,
         headlines=found.headlines,
         utility=found.utility,
+        transfer=transfer(found),
         audit=audit(run, atlas, arms[0]) if config.evaluate.audit else None,
         neurons=facts,
         verification=verified.model_copy(update={"benign_kl": drift}),

@@ -68,10 +68,13 @@ from precise_shield.core.summary.rates import (
     Measure,
     RateRow,
     Sample,
+    TrainedOn,
+    TransferAxis,
 )
 from precise_shield.core.summary.receipt import (
     Receipt,
 )
+from precise_shield.core.summary.transfer import Transfer, TransferCell
 from precise_shield.core.summary.utility import ComplianceRow, Utility, UtilityRow
 from precise_shield.core.summary.verification import (
     Readout,
@@ -133,6 +136,10 @@ __all__ = [
     "StageCost",
     "Standing",
     "Summary",
+    "TrainedOn",
+    "Transfer",
+    "TransferAxis",
+    "TransferCell",
     "Utility",
     "UtilityRow",
     "Verification",
@@ -161,6 +168,8 @@ class Summary(Part):
     headlines: Headlines | None = None
     audit: Audit | None = None
     utility: Utility | None = None
+    transfer: Transfer | None = None
+    """What arms that were trained on a part of the data do in the rest; null without any."""
     neurons: NeuronFacts
     explained: Explained = Field(default_factory=Explained)
     """What goes with the counts, and what the model can tell apart."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from precise_shield.core.records import Harm, Modality
 from precise_shield.core.summary.base import Part
 
@@ -86,6 +88,19 @@ class GapRow(Part):
     high: float | None
 
 
+TransferAxis = Literal["language", "modality", "category"]
+
+
+class TrainedOn(Part):
+    """The part of the harmful training data that an arm saw, along one axis of the data."""
+
+    axis: TransferAxis
+    seen: list[str]
+    """Values of the axis, e.g. languages, that the arm was trained on."""
+    unseen: list[str]
+    """Those that other arms were trained on and this one was not; never empty."""
+
+
 class Condition(Part):
     """A state of the model that was made to answer the test prompts."""
 
@@ -94,6 +109,9 @@ class Condition(Part):
     label: str
     """What a reader sees, e.g. `safety neurons tuned`."""
     note: str = ""
+    trained_on: list[TrainedOn] = Field(default_factory=list)
+    """Where the arm was trained on a part of the data, along each axis that was cut; the rest is
+    zero-shot."""
 
 
 class Sample(Part):

@@ -44,9 +44,9 @@ def lingua_safetybench(options: SourceOptions) -> Loaded:
 
     Reads the published folders `1-Image-Dominant Risk/<Form>/<Language>/<Scenario>.json` and
     `2-Text-Dominant Risk/<Language>/<Scenario>.json`, objects with `question` and `image_path`, the
-    latter below `bundle_data/`. It is gated and must not be passed on: bring your copy. Row n of a scenario is one group in all
-    languages and forms. By default groups are dealt to probe, train and test by thirds. `parts`
-    chooses among `visual`, `typography`, `mixed` and `text`.
+    latter below `bundle_data/`. It is gated and must not be passed on: bring your copy. Row n of a
+    scenario is one group in all languages and forms. By default groups are dealt to probe, train
+    and test by thirds. `parts` chooses among `visual`, `typography`, `mixed` and `text`.
     """
     gather = Gather(options, "lingua_safetybench")
     files = _lingua_files(options.path)

@@ -27,6 +27,18 @@ class ZeroShotSection(Section):
     """Set that is tuned; null takes `identify.chosen`."""
 
 
+class TransferSection(Section):
+    by: Literal["language", "modality"]
+    """One training for each language, or modality, of the training data, asked in all."""
+
+    sources: list[str] | None = None
+    """The languages or modalities to train on, one at a time; null takes all there are."""
+
+    chosen: str = "own"
+    """Set that each one tunes: `own` is its own, `MS:<language>` or the union over languages of
+    `<language>/<modality>`; otherwise a set expression with `{source}` for its name."""
+
+
 class AlignSection(Section):
     form: Literal["lora_rows", "direct"] = "lora_rows"
     """`lora_rows`: W' = W + (M * B) A on gate and up (Precise Shield, Eq. 9-11).
@@ -105,6 +117,10 @@ class AlignSection(Section):
 
     zero_shot: list[ZeroShotSection] = []
     """Further trainings on a part of the data, to see what transfers."""
+
+    transfer: list[TransferSection] = []
+    """Whole transfer matrices, trained on the row and asked in the column: as many further
+    trainings as there are languages or modalities, each beside its random rows."""
 
     zero_shot_seeds: int = Field(default=1, ge=0)
     """Random-row controls of each zero-shot training, on the same part of the data."""
