@@ -116,7 +116,8 @@ def test_stacked_weights_have_no_weight_scores(quantity):
         quantity.read(bound, one(bound), lambda *_: None)
 
 
-def test_an_expert_that_an_arm_never_reached_has_no_top_in_it():
+@pytest.mark.parametrize("scope", ["layer", "global"])
+def test_an_expert_that_an_arm_never_reached_has_no_top_in_it(scope):
     """Its benign units are all 0: the first by number must not be taken out of the harmful top."""
     cells = (Cell("en", "text", "benign"), Cell("en", "text", "harmful"))
     chosen = {}
@@ -126,7 +127,7 @@ def test_an_expert_that_an_arm_never_reached_has_no_top_in_it():
         rows[2:, 0], rows[2:, 7] = 3.0, 2.0  # the harmful rows, routed here
         folds = torch.arange(4)
         stats.fold_in(Place(site, "response_mean"), rows, torch.tensor([0, 0, 1, 1]), folds)
-        found = contrast(stats, ("en", "text"), Selection(p=0.2)).draw(0)
+        found = contrast(stats, ("en", "text"), Selection(p=0.2, scope=scope)).draw(0)
         chosen[site.kind] = found.units.get(site, ())
     assert chosen["expert"] == (0, 7)
     assert chosen["ffn"] == (7,)  # ties of a dense layer's dead units go to the lower index

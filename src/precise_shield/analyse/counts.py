@@ -30,7 +30,7 @@ def count_tests(
     Args:
         sizes: neurons of each language and modality.
         attack_success: share in [0, 1]; a place without a scored answer is absent.
-        tokens: mean tokens of an item.
+        tokens: mean tokens of an item; a place without probing prompts is absent.
         high_resource: languages that the second test leaves out.
         draws: random orders where there are too many languages to count them all.
         seed: of the random orders.
@@ -47,7 +47,9 @@ def count_tests(
                 for la, where in sizes
                 if where == modality and (among == "all" or la not in high)
             )
-            kept = [la for la in languages if (la, modality) in attack_success]
+            kept = [
+                la for la in languages if (la, modality) in attack_success.keys() & tokens.keys()
+            ]
             test = _tested(modality, among, kept, (sizes, attack_success, tokens), draws, seed)
             left_out = [la for la in languages if la not in kept]
             tests.append(test.model_copy(update={"left_out": left_out}))

@@ -220,7 +220,12 @@ def _global(
     tops = []
     for rows in zip(*found, strict=True):
         every = torch.cat(rows, 1)
-        tops.append(top(every, _k(choice.p, every.shape[1], "all sites")))
+        # As in `top_of`: an expert to which no token was routed has no important units.
+        real = [
+            row != 0 if site.kind == "expert" else torch.ones_like(row, dtype=torch.bool)
+            for site, row in zip(sites, rows, strict=True)
+        ]
+        tops.append(top(every, _k(choice.p, every.shape[1], "all sites")) & torch.cat(real, 1))
     widths = [len(stats.norms[site]) for site in sites]
     return dict(zip(sites, torch.split(_without(tops), widths, 1), strict=True))
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from precise_shield.core.errors import EmptyCellError
 from precise_shield.core.records import Example
 from precise_shield.core.summary import Causal, Readout, Verification
-from precise_shield.evaluate.measures import holm
+from precise_shield.evaluate.statistics import holm
 from precise_shield.workflows.context import Run
 from precise_shield.workflows.dose import dose_response, rivals, untouched
 from precise_shield.workflows.matrix import matrix
