@@ -40,9 +40,9 @@ def run_seed(seed: int, out: Path, threads: int, draws: int, *, negative: bool) 
         only = "negative" if negative else "main"
         arguments = f"--scale=small --only={only} --seed={seed} --threads={threads}".split()
         build([*arguments, f"--out={world}"])
-    spoken = [] if negative else [f"data.sources.0.languages={list(PLANS['small'].languages)}"]
+    spoken = [] if negative else [f"data.languages={list(PLANS['small'].languages)}"]
     keys = [
-        *(f"name=chain-{seed}", f"seed={seed}", f"data.sources.0.seed={seed}", *spoken),
+        *(f"name=chain-{seed}", f"seed={seed}", *spoken),
         *(f"model.path={weights}", f"model.threads={threads}", f"align.random_seeds={draws}"),
     ]
     name = "negative.yaml" if negative else "demo.yaml"
