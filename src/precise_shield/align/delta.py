@@ -90,6 +90,10 @@ class Deltas(nn.Module):
             )
         return self._delta
 
+    def trained_modules(self) -> set[nn.Module]:
+        """Every module of the model that something is learnt about."""
+        return {module for part in self._all() for module in part.slices.modules}
+
     def paths(self) -> dict[nn.Module, SidePath]:
         """For each projection, what it has to add to its output."""
         found: dict[nn.Module, list[Part]] = {}

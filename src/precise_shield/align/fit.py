@@ -21,13 +21,16 @@ from precise_shield.align.checkpoint import (
     snapshot,
 )
 from precise_shield.align.delta import Deltas
-from precise_shield.align.losses import TrainBatch, answers, benign_logits, kl_to
+from precise_shield.align.frozen import CacheSpec, Frozen, Kept, Note
+from precise_shield.align.losses import TrainBatch, answers, kl_to
 from precise_shield.align.parallel import Crew, crew
 from precise_shield.align.preference import dpo, row_logprobs
 from precise_shield.align.slices import fingerprint
 from precise_shield.align.spec import Batches, FitSpec
 from precise_shield.core.errors import ConfigError, DataError, NumericError
+from precise_shield.models.decoder import blocks
 from precise_shield.models.head import check_head
+from precise_shield.models.rerun import rerun
 
 Validate = Callable[[], float]
 """Called with dropout off; the lower the better (a loss, or minus an endpoint)."""
@@ -81,6 +84,8 @@ def fit(
     checkpoint: Path | None = None,
     validate: Validate | None = None,
     on_step: OnStep | None = None,
+    cache: CacheSpec | None = None,
+    note: Note | None = None,
 ) -> FitResult:
     """Train `deltas` with AdamW, inside the block of `tuning` that made them.
 
@@ -90,14 +95,21 @@ def fit(
     model and batches in every process) each process takes its share of a step's passes, and
     the result is that of one process. With `validate` the deltas end at the best validation.
 
+    With `cache` the frozen part below the lowest trained block, pictures included, and the base
+    model's answers are computed once a row. Losses and weights are those without it: bit for bit
+    where every epoch has the first one's batches, and to rounding where rows meet in others.
+
     Raises:
         NumericError: the loss, the gradient or a validation is NaN or infinite.
         DataError: there is no batch, or a row without an answer.
         ConfigError: a batch holds more rows than `micro_batch`, or epochs differ in length.
         UnsupportedModelError: the output head does something this package does not know of.
-        StoreError: `checkpoint` belongs to another run.
+        StoreError: `checkpoint`, or the cache's folder, belongs to another run.
     """
-    return _Run(deltas, batches, spec, checkpoint, validate, on_step).through()
+    run = _Run(deltas, batches, spec, checkpoint, validate, on_step)
+    if cache is not None:
+        run.keep(cache, note or (lambda _: None))
+    return run.through()
 
 
 class _Run:
@@ -128,6 +140,15 @@ class _Run:
         text = f"{deltas.identity()} {settings} {self.passes}"
         self.run = hashlib.sha256(text.encode()).hexdigest()
         self.progress = Progress()
+        self.frozen = Frozen(deltas)
+
+    def keep(self, cache: CacheSpec, note: Note) -> None:
+        """Compute the frozen part once a row, where that is used more than once."""
+        if cache.folder is None and self.total <= self.spec.steps_an_epoch(self.passes):
+            note("cache: no row is met twice in this training, so nothing is kept")
+            return
+        self.frozen = Kept(self.deltas, self.spec, cache, self.crew, note)
+        self.run = hashlib.sha256(f"{self.run}/kept".encode()).hexdigest()
 
     def through(self) -> FitResult:
         """Run, or continue, to the end."""
@@ -136,11 +157,17 @@ class _Run:
         held, items = 0, self._items(0)
         with self.deltas.off():  # also when all is done already: a block without a pass fails
             check_head(self.deltas.bound, items[0].to(self.deltas.bound.device).inputs)
+        if not self._over():
+            start = time.perf_counter()
+            self.frozen.fill(items)
+            progress.seconds += time.perf_counter() - start
+        again = blocks(self.deltas.bound) if self.spec.gradient_checkpointing else []
         while not self._over():
             epoch, place = divmod(progress.step, an_epoch)
             if epoch != held:
                 held, items = epoch, self._items(epoch)
-            self._step(_group(items, place, self.spec, self.crew), epoch)
+            with rerun(again):
+                self._step(_group(items, place, self.spec, self.crew), epoch)
             self._look(epoch_ends=place == an_epoch - 1)
         early = progress.finished and progress.step < self.total
         progress.finished = True
@@ -244,14 +271,13 @@ class _Run:
             torch.manual_seed(_mixed(spec.seed, self.progress.step, place))  # of dropout
             drifts = with_kl and bool(batch.benign.any())
             if drifts:
-                with self.deltas.off():
-                    base = benign_logits(bound, batch)
-            said = answers(bound, batch)
+                base = self.frozen.benign_logits(batch)
+            with self.frozen.under(batch) as lean:
+                said = answers(bound, lean)
             one = said.nll()
             nll += float(one.detach())
             if spec.objective == "dpo":
-                with torch.no_grad(), self.deltas.off():
-                    before = row_logprobs(answers(bound, batch), batch)
+                before = self.frozen.logprobs(batch)
                 one = dpo(row_logprobs(said, batch), before, spec.beta)
             loss = one / over
             total += float(loss.detach())

@@ -37,6 +37,9 @@ class TrainBatch:
     labels: Int[Tensor, "batch pos"]
     benign: Bool[Tensor, " batch"]
     """Rows whose answers must stay what the base model gives, when KL is asked for."""
+    pictures: tuple[str, ...] = ()
+    """What each row's picture is called, "" without one: equal names mean equal pictures. Only a
+    cache asks for them."""
 
     @property
     def rows(self) -> int:
@@ -45,7 +48,8 @@ class TrainBatch:
     def to(self, device: torch.device) -> TrainBatch:
         """The same batch on another device."""
         inputs = {name: value.to(device) for name, value in self.inputs.items()}
-        return TrainBatch(inputs, self.labels.to(device), self.benign.to(device))
+        labels, benign = self.labels.to(device), self.benign.to(device)
+        return TrainBatch(inputs, labels, benign, self.pictures)
 
     def predicting(self) -> Bool[Tensor, "batch pos"]:
         """The positions whose next token is part of the answer."""
@@ -89,10 +93,17 @@ def answers(bound: BoundModel, batch: TrainBatch) -> Answers:
     Exact: equal to the head on all positions with the others thrown away, at a fraction of
     the memory, for answers are short and vocabularies large.
     """
-    mask = batch.predicting()
-    logits, targets = answer_logits(bound, batch.inputs, batch.labels)
+    logits, _ = answer_logits(bound, batch.inputs, batch.labels)
+    return said_at(batch, batch.predicting(), logits)
+
+
+def said_at(
+    batch: TrainBatch, mask: Bool[Tensor, "batch pos"], logits: Float[Tensor, "tokens vocab"]
+) -> Answers:
+    """Logits at the predicting positions `mask`, beside what they should say."""
+    targets = batch.labels[:, 1:][mask[:, :-1]]
     benign = batch.benign[:, None].expand_as(mask)[mask]
-    return Answers(logits, targets, benign.to(logits.device))
+    return Answers(logits, targets.to(logits.device), benign.to(logits.device))
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from precise_shield.core.errors import DeadTapError
 from precise_shield.core.sites import Site
 from precise_shield.models.bind import BoundModel
 from precise_shield.models.experts import Ear, Routing, listening
+from precise_shield.models.rerun import running
 from precise_shield.models.units import BoundSite
 
 TapFn = Callable[[Site, Tensor], Tensor | None]
@@ -211,3 +212,72 @@ def expert_paths(model: PreTrainedModel, ears: Mapping[nn.Module, Ear]) -> Itera
             f"{len(silent)} of {len(ears)} trained stacks of experts never ran inside the block."
             " Nothing that was learned there could have mattered."
         )
+
+
+class Arrivals(dict[nn.Module, tuple[tuple[Any, ...], dict[str, Any]]]):
+    """What modules were given: positional and named arguments of each one's last call."""
+
+
+class _Enough(Exception):
+    """Ends a forward pass that has shown what was asked for."""
+
+
+@contextmanager
+def arriving(modules: Iterable[nn.Module], last: nn.Module | None = None) -> Iterator[Arrivals]:
+    """Keep what each of these modules is given; the pass ends on arrival at `last`.
+
+    Nothing after the call of the model in the block runs when the pass ends there.
+    """
+    seen = Arrivals()
+
+    def hook(module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+        seen[module] = args, named
+        if module is last:
+            raise _Enough
+
+    with ExitStack() as stack:
+        for module in modules:
+            handle = module.register_forward_pre_hook(hook, with_kwargs=True)
+            stack.callback(handle.remove)
+        with suppress(_Enough):
+            yield seen
+
+
+@contextmanager
+def entering(
+    text: nn.Module,
+    named: Mapping[str, Any],
+    skipped: Iterable[nn.Module],
+    block: nn.Module,
+    enter: Callable[[Tensor], Tensor],
+) -> Iterator[None]:
+    """Enter a language model at one of its blocks.
+
+    Args:
+        text: the module that runs the blocks.
+        named: put in place of its arguments of these names.
+        skipped: the blocks below; they hand on what they are given.
+        block: the first one that runs.
+        enter: gets the hidden state that arrives there and returns the one to go on with.
+    """
+
+    def given(_: nn.Module, args: tuple[Any, ...], own: dict[str, Any]) -> Any:
+        return args, {**own, **named}
+
+    def replaced(_: nn.Module, args: tuple[Any, ...], own: dict[str, Any]) -> Any:
+        if args:
+            return (enter(args[0]), *args[1:]), own
+        return args, {**own, "hidden_states": enter(own["hidden_states"])}
+
+    def passed(*args: Any, **own: Any) -> Any:
+        return args[0] if args else own["hidden_states"]
+
+    with ExitStack() as stack:
+        if named:
+            handle = text.register_forward_pre_hook(given, with_kwargs=True)
+            stack.callback(handle.remove)
+        for module in skipped:
+            stack.enter_context(running(module, passed))
+        handle = block.register_forward_pre_hook(replaced, with_kwargs=True)
+        stack.callback(handle.remove)
+        yield

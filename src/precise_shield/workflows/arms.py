@@ -20,10 +20,13 @@ from precise_shield.align.receipt import StoredReceipt, make_receipt, seal
 from precise_shield.align.slices import fingerprint
 from precise_shield.align.sparse import SparseDelta, applied, undo
 from precise_shield.align.spec import FitSpec
+from precise_shield.core.records import Example
 from precise_shield.core.sites import NeuronSet
 from precise_shield.core.store import Stage, digest
 from precise_shield.core.summary import Condition, Receipt
+from precise_shield.data.contrast import picture_hash
 from precise_shield.models.encoding import encode, mixes
+from precise_shield.workflows.caching import cache_of
 from precise_shield.workflows.context import Run
 from precise_shield.workflows.plans import Plan
 
@@ -98,6 +101,7 @@ def spec_of(run: Run, rows: int, settings: Settings) -> FitSpec:
         kl_weight=section.kl_weight,
         objective=section.objective,
         beta=section.beta,
+        gradient_checkpointing=section.gradient_checkpointing,
     )
 
 
@@ -122,6 +126,7 @@ def make(run: Run, plan: Plan, settings: Settings) -> Arm:
             fit=asdict(spec),
             files=FILES,
             rejected=digest(dict(plan.rejected)),
+            kept=run.config.align.cache.where != "off",
         )
         what = f"align {plan.condition.name}: {len(plan.neurons)} neurons"
         what += "".join(f", {name} {value:g}" for name, value in settings.shown(plan).items())
@@ -188,7 +193,13 @@ def _fit(
 
         with tuning(bound, neurons, form, seed=spec.seed) as deltas:
             result = fit(
-                deltas, batches, spec, checkpoint=stage.path("checkpoint"), on_step=on_step
+                deltas,
+                batches,
+                spec,
+                checkpoint=stage.path("checkpoint"),
+                on_step=on_step,
+                cache=cache_of(run, plan, spec),
+                note=run.reporter.say,
             )
     sparse = deltas.sparse()
     try:
@@ -272,7 +283,8 @@ class _Encoded(Sequence[TrainBatch]):
         return len(self.parts)
 
     def __getitem__(self, index):  # type: ignore[no-untyped-def]
-        rows, said, benign = [], [], []
+        rows: list[Example] = []
+        said, benign = [], []
         for example in (self.plan.rows[i] for i in self.parts[index]):
             answers = [example.target or ""]
             if self.plan.rejected:
@@ -281,4 +293,5 @@ class _Encoded(Sequence[TrainBatch]):
             said += answers
             benign += [example.harm == "benign", False][: len(answers)]
         batch = encode(self.run.loaded, rows, said)
-        return TrainBatch(batch.inputs, batch.labels, torch.tensor(benign))
+        pictures = tuple("" if row.image is None else picture_hash(row.image) for row in rows)
+        return TrainBatch(batch.inputs, batch.labels, torch.tensor(benign), pictures)

@@ -39,6 +39,16 @@ class TransferSection(Section):
     `<language>/<modality>`; otherwise a set expression with `{source}` for its name."""
 
 
+class CacheSection(Section):
+    where: Literal["off", "memory", "disk"] = "off"
+    """Where to keep what the frozen part gives, computed once a row: the hidden state that enters
+    the lowest trained block (at block 0: what each picture gives), and what the base model says
+    on benign rows or pairs. `disk` keeps it in the run folder, for every training of the run."""
+
+    limit_mb: int = Field(default=4096, gt=0)
+    """Most MiB of it; more is refused before a training starts."""
+
+
 class AlignSection(Section):
     form: Literal["lora_rows", "direct"] = "lora_rows"
     """`lora_rows`: W' = W + (M * B) A on gate and up (Precise Shield, Eq. 9-11).
@@ -67,6 +77,13 @@ class AlignSection(Section):
 
     micro_batch: int | None = Field(default=None, gt=0)
     """Rows a forward pass; null takes the whole batch."""
+
+    gradient_checkpointing: bool = False
+    """Run each block again in the backward pass in place of keeping what is inside it: the same
+    result, less memory, about a third more time."""
+
+    cache: CacheSection = CacheSection()
+    """Exact savings: what no training changes is computed once."""
 
     warmup: float = Field(default=0.05, ge=0, lt=1)
     """Share of the steps over which the learning rate rises."""
