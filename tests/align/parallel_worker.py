@@ -1,7 +1,8 @@
-"""What each of several processes runs: the same training, its share of every step."""
+"""What each of two processes runs: trainings, a whole run of the command line, and a failure."""
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -12,6 +13,10 @@ from torch import distributed
 
 from precise_shield.align.delta import DirectUnits, LoraRows, tuning
 from precise_shield.align.fit import FitSpec, fit
+from precise_shield.cli import main as command
+from precise_shield.core.errors import NumericError
+from precise_shield.identify import streaming
+from precise_shield.models.launching import join
 
 FORMS = {"lora": LoraRows(rank=3, dropout=0.3), "direct": DirectUnits()}
 SPEC = FitSpec(
@@ -27,14 +32,35 @@ def train(form: str, checkpoint: Path | None = None) -> tuple[dict[str, torch.Te
     return weights(bound), list(done.losses)
 
 
+def typed(*words: str) -> int:
+    """The exit code of a command line."""
+    sys.argv = ["precise-shield", *words]
+    try:
+        command()
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
 def main(folder: Path) -> None:
-    distributed.init_process_group("gloo")
+    rank = int(os.environ["RANK"])
+    join(rank, 2, rank)
     for form in FORMS:
         held, losses = train(form, folder / f"{form}.checkpoint")
         tensors = {name: value.contiguous() for name, value in held.items()}
-        path = folder / f"{form}-{distributed.get_rank()}.safetensors"
+        path = folder / f"{form}-{rank}.safetensors"
         save_file(tensors | {"losses": torch.tensor(losses, dtype=torch.float64)}, path)
-    distributed.destroy_process_group()
+    shared = [str(folder / "config.yaml"), "--out", str(folder / "run")]
+    assert typed("run", *shared, "--json") == 0
+    distributed.barrier()
+    (folder / f"well-{rank}").touch()
+    if rank == 1:
+
+        def broken(*_: object) -> None:
+            raise NumericError("planted in the second process.")
+
+        streaming.step = broken
+    sys.exit(typed("identify", *shared, "--set", "seed=1"))
 
 
 if __name__ == "__main__":

@@ -23,11 +23,11 @@ from precise_shield.align.checkpoint import (
 from precise_shield.align.delta import Deltas
 from precise_shield.align.frozen import CacheSpec, Frozen, Kept, Note
 from precise_shield.align.losses import TrainBatch, answers, kl_to
-from precise_shield.align.parallel import Crew, crew
 from precise_shield.align.preference import dpo, row_logprobs
 from precise_shield.align.slices import fingerprint
 from precise_shield.align.spec import Batches, FitSpec
 from precise_shield.core.errors import ConfigError, DataError, NumericError
+from precise_shield.core.parallel import Crew, crew
 from precise_shield.models.decoder import blocks
 from precise_shield.models.head import check_head
 from precise_shield.models.rerun import rerun

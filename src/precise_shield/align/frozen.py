@@ -14,11 +14,11 @@ from torch import Tensor
 
 from precise_shield.align.delta import Deltas
 from precise_shield.align.losses import TrainBatch, answers, benign_logits, said_at
-from precise_shield.align.parallel import Crew
 from precise_shield.align.preference import row_logprobs
 from precise_shield.align.shelf import DiskShelf, MemoryShelf, Shelf
 from precise_shield.align.spec import FitSpec
 from precise_shield.core.errors import ConfigError, UnsupportedModelError
+from precise_shield.core.parallel import Crew
 from precise_shield.models.frozen import (
     PIXELS,
     Entrance,

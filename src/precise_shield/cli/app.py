@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from precise_shield.cli.launch import launch
 from precise_shield.core.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
@@ -45,13 +46,17 @@ Trust = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that 
 
 def main() -> None:
     """Entry point. Exit codes: 0 well, 2 a mistake the user can mend, 130 interrupted."""
+    here = launch()
     try:
-        app()
+        with here.joined(sys.argv[1:]):
+            app()
     except UserError as error:
-        typer.echo(f"error: {error}", err=True)
+        if here.tells(error):
+            typer.echo(f"error: {error}", err=True)
         sys.exit(2)
     except KeyboardInterrupt:
-        typer.echo("interrupted: finished stages are kept; the same command goes on.", err=True)
+        if here.speaks:
+            typer.echo("interrupted: finished stages are kept; the same command goes on.", err=True)
         sys.exit(130)
 
 
@@ -104,6 +109,8 @@ def model_section(path: str, *, trust_remote_code: bool, **given: str | None) ->
 
 def show(value: object, *, as_json: bool) -> None:
     """Print plain data: YAML for people, JSON for programs."""
+    if not launch().speaks:
+        return
     if as_json:
         typer.echo(json.dumps(value, ensure_ascii=False, indent=1))
         return
@@ -118,6 +125,8 @@ def show_summary(summary: object, folder: Path, *, as_json: bool) -> None:
     from precise_shield.report.terminal import summary_lines, summary_renderables
 
     assert isinstance(summary, Summary)
+    if not launch().speaks:
+        return
     if as_json:
         typer.echo(summary.model_dump_json(indent=1))
         return

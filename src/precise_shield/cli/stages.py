@@ -24,6 +24,7 @@ from precise_shield.cli.app import (
     show,
     show_summary,
 )
+from precise_shield.cli.launch import launch
 
 if TYPE_CHECKING:
     from precise_shield.workflows.context import Run
@@ -66,7 +67,9 @@ def run(
 
     with opened(config, out, changes, limit, device, dtype, quiet=quiet) as work:
         if dry_run:
-            typer.echo("\n".join(plan(work)))
+            lines = plan(work)
+            if launch().speaks:
+                typer.echo("\n".join(lines))
             return
         show_summary(run_all(work), work.folder, as_json=as_json)
 

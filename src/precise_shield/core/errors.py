@@ -58,3 +58,11 @@ class StoreError(UserError):
 
 class JudgeError(UserError):
     """A judge cannot be asked, or its server does not answer."""
+
+
+class LostProcessError(UserError):
+    """Another process of the same launch has ended, so this one cannot go on."""
+
+
+class LaunchError(UserError):
+    """A launch of several processes cannot do what it was started for."""

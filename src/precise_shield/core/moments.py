@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from precise_shield.core.errors import NumericError
+from precise_shield.core.parallel import Crew
 
 FOLDS = 16
 """Examples are dealt to this many folds by group, for bootstrap, split-half and permutation."""
@@ -88,6 +89,22 @@ class Moments:
             other.magnitude[where],
             other.positive[where],
         )
+
+    def add_up(self, team: Crew) -> None:
+        """Put the statistics of all processes together; each of them ends with the whole.
+
+        Sums first, then squared deviations from the common mean: Chan's merge of all at once.
+        """
+        own = self.count.double()[:, None]
+        sums = torch.stack([self.mean, self.magnitude, self.positive]) * own
+        message = torch.cat([own.flatten(), sums.flatten()])
+        team.add(message)
+        count, sums = message[: self.folds], message[self.folds :].view_as(sums)
+        mean, magnitude, positive = sums / count.clamp(min=1)[:, None]
+        self.m2 += own * (self.mean - mean).square()
+        team.add(self.m2)
+        self.count = count.long()
+        self.mean, self.magnitude, self.positive = mean, magnitude, positive
 
     def _absorb(
         self,

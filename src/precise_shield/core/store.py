@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 from safetensors import SafetensorError
@@ -98,6 +99,17 @@ class Stage:
                 self.name, self.key, self.made_by, seconds, round(peak_memory_mb(), 1)
             )
             self.write_json("stage.json", record.__dict__)
+
+    @contextmanager
+    def elsewhere(self) -> Iterator[None]:
+        """Let the block write into a folder that is thrown away: another process keeps its own."""
+        kept = self.folder
+        with TemporaryDirectory() as folder:
+            self.folder = Path(folder)
+            try:
+                yield
+            finally:
+                self.folder = kept
 
     def record(self) -> StageRecord:
         """What the finished stage wrote of itself."""

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from precise_shield.core.errors import DataError, StoreError
 from precise_shield.core.moments import FIELDS, FOLDS, Moments
+from precise_shield.core.parallel import Crew
 from precise_shield.core.records import Cell
 from precise_shield.core.sites import Site
 from precise_shield.models.bind import BoundModel
@@ -124,6 +125,11 @@ class Stats:
             raise ValueError("shards must be collected with the same cells to be merged")
         for place, moments in other.moments.items():
             self._moments(place).merge(moments)
+
+    def add_up(self, team: Crew) -> None:
+        """Put the shards of all processes together; each of them ends with the whole."""
+        for name in sorted(set().union(*team.gather([str(place) for place in self.moments]))):
+            self._moments(Place.parse(name)).add_up(team)
 
     def _moments(self, place: Place) -> Moments:
         if place not in self.moments:

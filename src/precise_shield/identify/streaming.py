@@ -22,6 +22,7 @@ from precise_shield.identify.collect import (
 )
 from precise_shield.models.batching import backing_off, largest_fitting
 from precise_shield.models.bind import BoundModel
+from precise_shield.models.held import is_sharded
 
 
 @dataclass
@@ -90,7 +91,8 @@ def stream(
     Args:
         bound: the model and its sites.
         cells: language x modality x harm.
-        parts: batches of example indices for a batch size, in a fixed order.
+        parts: batches of example indices for a batch size, in a fixed order; an empty one runs an
+            example and forgets it, where the model is run by several processes together.
         make: the examples of a part as a batch.
         batch_size: most examples a forward pass.
         quantity: what is read.
@@ -113,6 +115,10 @@ def stream(
         on_batch(sum(map(len, todo[:done])))
 
     def work(part: list[int]) -> None:
+        if not part:
+            aside = Stats(stats.norms, stats.cells, folded=frozenset())
+            step(bound, aside, make([0]), quantity)
+            return
         step(bound, stats, make(part), quantity)
         if on_batch is not None:
             on_batch(len(part))
@@ -123,7 +129,7 @@ def stream(
         if checkpoint is not None:
             checkpoint.keep(stats, {"done": done, "fits": fits, "batch_size": batch_size})
 
-    backing_off(todo[done:], work, fits=fits, after=after)
+    backing_off(todo[done:], work, fits=fits, after=after, cut=not is_sharded(bound.model))
     return stats
 
 

@@ -12,6 +12,7 @@ from precise_shield.models.batching import backing_off
 from precise_shield.models.chat import Message
 from precise_shield.models.decoding import Choice, decode, decode_by_library
 from precise_shield.models.encoding import IGNORED, Encoded, batches
+from precise_shield.models.held import is_sharded
 from precise_shield.models.loading import LoadedModel
 
 
@@ -69,7 +70,7 @@ def complete(
             said[i] = str(loaded.tokenizer.decode(row, skip_special_tokens=True)).strip()
 
     plan = batches(ids, [len(row) for row in ids], batch_size)
-    backing_off((part for part, _ in plan), work)
+    backing_off((part for part, _ in plan), work, cut=not is_sharded(loaded.model))
     return [said[i] for i in range(len(texts))]
 
 

@@ -15,6 +15,7 @@ def backing_off(
     *,
     fits: int | None = None,
     after: Callable[[int | None], None] | None = None,
+    cut: bool = True,
 ) -> None:
     """Call `work` on each part; a part that does not fit memory is halved and tried again.
 
@@ -27,9 +28,11 @@ def backing_off(
         fits: most items at a time, from an earlier call; None for as many as a part has.
         after: called with what fits once a part is done; giving that back as `fits` makes a
             later call cut the remaining parts as this one would have done.
+        cut: False where several processes run the model together: one of them that cut its
+            batch would fall out of step.
 
     Raises:
-        UserError: one item alone does not fit.
+        UserError: one item alone does not fit, or a part that must not be cut.
     """
     for part in parts:
         waiting = [part]
@@ -38,17 +41,22 @@ def backing_off(
             if fits is not None and len(now) > fits:
                 waiting[:0] = [now[:fits], now[fits:]]
                 continue
-            if not _fitted(now, work):
+            if not _fitted(now, work, cut=cut):
                 fits = len(now) // 2
                 waiting.insert(0, now)
         if after is not None:
             after(fits)
 
 
-def _fitted(part: list[int], work: Callable[[list[int]], None]) -> bool:
+def _fitted(part: list[int], work: Callable[[list[int]], None], *, cut: bool = True) -> bool:
     try:
         work(part)
     except torch.OutOfMemoryError:
+        if not cut:
+            raise UserError(
+                f"a batch of {len(part)} does not fit into memory, and the processes that share a"
+                " model cannot cut it; lower the batch size of this stage."
+            ) from None
         if len(part) == 1:
             raise UserError(
                 "one example alone does not fit into memory; load the model in bfloat16, or take"

@@ -12,6 +12,7 @@ from precise_shield.core.records import Example, Response
 from precise_shield.models.batching import backing_off
 from precise_shield.models.decoding import Choice, decode, decode_by_library
 from precise_shield.models.encoding import encode, plan
+from precise_shield.models.held import is_sharded
 from precise_shield.models.loading import LoadedModel
 from precise_shield.models.positions import running
 
@@ -71,7 +72,7 @@ def generate(
         if on_batch is not None:
             on_batch(said)
 
-    backing_off(plan(loaded, examples, None, batch_size), answer)
+    backing_off(plan(loaded, examples, None, batch_size), answer, cut=not is_sharded(loaded.model))
     return [done[i] for i in range(len(examples))]
 
 

@@ -15,6 +15,7 @@ from precise_shield.core.records import Example
 from precise_shield.models.batching import backing_off
 from precise_shield.models.chat import conversation, prompt_text, response_tokens
 from precise_shield.models.encoding import Encoded, encode, plan
+from precise_shield.models.held import is_sharded
 from precise_shield.models.loading import LoadedModel
 from precise_shield.models.positions import running
 from precise_shield.models.readout import FirstTokenReadout
@@ -97,7 +98,9 @@ def answer_logprobs(
             picked = row[keep].double().log_softmax(-1).gather(-1, label[keep].unsqueeze(-1))
             scores[i] = AnswerScore(float(picked.sum()), int(keep.sum()))
 
-    backing_off(plan(loaded, examples, responses, batch_size), work)
+    backing_off(
+        plan(loaded, examples, responses, batch_size), work, cut=not is_sharded(loaded.model)
+    )
     return [scores[i] for i in range(len(examples))]
 
 
@@ -173,7 +176,9 @@ def answers_under(
                 kl[number, i] = (log_p.exp() * (log_p - log_q)).sum(-1).mean().cpu()
                 tokens[i] = len(at)
 
-    backing_off(plan(loaded, examples, responses, batch_size), work)
+    backing_off(
+        plan(loaded, examples, responses, batch_size), work, cut=not is_sharded(loaded.model)
+    )
     return Effects(logprob, likeliest, kl, tokens)
 
 

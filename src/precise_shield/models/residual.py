@@ -14,6 +14,7 @@ from precise_shield.core.records import Example
 from precise_shield.models.batching import backing_off
 from precise_shield.models.bind import BoundModel
 from precise_shield.models.encoding import Encoded, encode, plan
+from precise_shield.models.held import is_sharded
 from precise_shield.models.loading import LoadedModel
 from precise_shield.models.words import last_own_token
 
@@ -57,7 +58,7 @@ def residual_stream(
         if on_batch is not None:
             on_batch(len(part))
 
-    backing_off(plan(loaded, examples, None, batch_size), work)
+    backing_off(plan(loaded, examples, None, batch_size), work, cut=not is_sharded(loaded.model))
     found = {at: torch.stack(states) for at, states in kept.items()}
     for at, states in found.items():
         if not torch.isfinite(states).all():

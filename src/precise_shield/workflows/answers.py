@@ -10,12 +10,14 @@ from typing import Any
 
 from precise_shield import __version__
 from precise_shield.core.errors import StoreError
+from precise_shield.core.parallel import crew
 from precise_shield.core.records import Example, Response, Verdict
 from precise_shield.core.store import Stage, digest, read_json
 from precise_shield.core.summary import Condition
 from precise_shield.data.contrast import fingerprint
 from precise_shield.evaluate.judges import Judge
 from precise_shield.workflows.context import Run
+from precise_shield.workflows.together import making
 
 INDEX = "answers.json"
 ByCondition = dict[str, list[Verdict]]
@@ -56,11 +58,13 @@ def keep(
             "conditions": [each.model_dump(mode="json") for each in conditions],
         },
     )
-    if not stage.done:
-        with stage.writing():
-            stage.write_table("examples.jsonl", examples)
-            stage.write_table("responses.jsonl", [r for said in responses.values() for r in said])
-            stage.write_json("conditions.json", [c.model_dump(mode="json") for c in conditions])
+    if not crew().as_leader(stage.done):
+        with making(stage, "leader") as works:
+            if works:
+                every = [r for said in responses.values() for r in said]
+                stage.write_table("examples.jsonl", examples)
+                stage.write_table("responses.jsonl", every)
+                stage.write_json("conditions.json", [c.model_dump(mode="json") for c in conditions])
     return stage
 
 
@@ -108,7 +112,7 @@ def remember(run: Run, key: str, judged: Sequence[Judged], stages: Mapping[str, 
             "stages": stages[each.name],
         }
     text = {"schema_version": 1, "answers": key, "judges": known}
-    run.store.write_text(INDEX, _json(text))
+    run.write_text(INDEX, _json(text))
 
 
 def _json(value: object) -> str:
@@ -159,7 +163,7 @@ def judge_with(
             "texts": digest([[each.example, each.text] for each in said]),
         }
         stage = run.store.stage("judge", made_by)
-        with run.working(stage, f"judge {condition} with {reader.name}") as todo:
+        with run.working(stage, f"judge {condition} with {reader.name}", by="leader") as todo:
             if todo:
                 pairs = list(zip(asked, said, strict=True))
                 stage.write_table("verdicts.jsonl", reader.judge(pairs))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 
@@ -20,6 +21,7 @@ from precise_shield.align.receipt import StoredReceipt, make_receipt, seal
 from precise_shield.align.slices import fingerprint
 from precise_shield.align.sparse import SparseDelta, applied, undo
 from precise_shield.align.spec import FitSpec
+from precise_shield.core.parallel import crew
 from precise_shield.core.records import Example
 from precise_shield.core.sites import NeuronSet
 from precise_shield.core.store import Stage, digest
@@ -131,7 +133,7 @@ def make(run: Run, plan: Plan, settings: Settings) -> Arm:
         what = f"align {plan.condition.name}: {len(plan.neurons)} neurons"
         what += "".join(f", {name} {value:g}" for name, value in settings.shown(plan).items())
     stage = run.store.stage("align", made_by)
-    with run.working(stage, what) as todo:
+    with run.working(stage, what, by="model" if plan.form is None else "all") as todo:
         if todo and plan.form is None:
             _amplify(run, stage, plan.neurons, settings.factor)
         elif todo and plan.form is not None:
@@ -179,11 +181,16 @@ def _fit(
     spec: FitSpec,
 ) -> None:
     bound, neurons = run.bound, plan.neurons
+    idle = crew().size - spec.accumulate
+    if idle > 0:
+        run.reporter.say(
+            f"{idle} of {crew().size} processes have no pass to do in a step of {spec.accumulate};"
+            " lower align.micro_batch"
+        )
     before = seal(bound, neurons, form)
     batches = _Batches(run, plan, spec)
-    metrics = stage.path("metrics.jsonl")
     with (
-        metrics.open("a", encoding="utf-8") as log,
+        _metrics(stage) as log,
         run.reporter.bar("train", spec.total_steps(len(batches(0)))) as advance,
     ):
 
@@ -216,12 +223,21 @@ def _fit(
         )
     finally:
         undo(bound, sparse)
+    if not crew().leads:
+        return
     stored = StoredReceipt(receipt, before, neurons, form, written(sparse))
     made = recipe_of(run, sparse, spec)
     keep(stage, replace(sparse, recipe=made), stored)
     small = low_rank(deltas)
     if small is not None:
         again(stage, "lowrank.safetensors", replace(small, recipe=made).save)
+
+
+def _metrics(stage: Stage) -> TextIO:
+    """Where a step's figures go: into the stage's folder, from the leading process alone."""
+    if not crew().leads:
+        return StringIO()
+    return stage.path("metrics.jsonl").open("a", encoding="utf-8")
 
 
 def recipe_of(run: Run, sparse: SparseDelta, spec: FitSpec | None) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from precise_shield.core.errors import ConfigError, StoreError
+from precise_shield.core.parallel import crew
 from precise_shield.core.records import HARMS, Cell, Example
 from precise_shield.core.store import Stage, digest
 from precise_shield.core.summary import OwnResponses
@@ -27,7 +28,7 @@ from precise_shield.identify.collect import (
 )
 from precise_shield.identify.crossed import COMPLIED, REFUSED
 from precise_shield.identify.scores import SCORES
-from precise_shield.identify.streaming import Checkpoint, fitting_batch, stream
+from precise_shield.identify.streaming import fitting_batch, stream
 from precise_shield.models.encoding import IGNORED, Encoded, encode, lengths, plan
 from precise_shield.models.pictures import picture_rows
 from precise_shield.models.words import last_own_token
@@ -35,6 +36,7 @@ from precise_shield.workflows.context import Run
 from precise_shield.workflows.factorial import crossed_rows
 from precise_shield.workflows.own import OwnRows, own_rows
 from precise_shield.workflows.quantities import affordable, needed
+from precise_shield.workflows.shares import checkpoint_of, drop_unfinished, share_of, stated
 
 MEANING = 2
 """Part of the statistics' key; goes up when a position or quantity changes what it means."""
@@ -266,16 +268,18 @@ def collected(
         **({} if set(plan.folded) >= set(plan.positions) else {"folded": plan.folded}),
     )
     stage = run.store.stage("collect", made_by)
-    with run.working(stage, what) as todo:
+    with run.working(stage, what, by="all") as todo:
         if todo:
             stats = _stream(plan, stage, cells, quantity)
+            stats.add_up(crew())
+        if todo and crew().leads:
             stats.origin = {
                 "model_type": run.loaded.model_type,
                 "model": made_by["model"],
                 "data": made_by["data"],
             }
             stats.save(stage.path("stats.safetensors"))
-            stage.path("unfinished.safetensors").unlink(missing_ok=True)
+            drop_unfinished(stage)
     return stage
 
 
@@ -324,20 +328,25 @@ def _stream(plan: Plan, stage: Stage, cells: list[Cell], quantity: Quantity) -> 
         batch_size = 1
     if quantity.batch_size is not None:
         batch_size = min(batch_size or quantity.batch_size, quantity.batch_size)
-    if batch_size is None:
-        longest = plan.longest(LARGEST.get(run.loaded.device.type, 64))
-        batch_size = fitting_batch(run.bound, longest[: quantity.batch_size], make, quantity)
-        run.reporter.say(f"{batch_size} examples a forward pass fit memory")
-    checkpoint = Checkpoint(stage.path("unfinished.safetensors"), section.checkpoint_seconds)
-    if checkpoint.path.is_file():
+    checkpoint, begun = checkpoint_of(stage, section.checkpoint_seconds, run.sharded)
+    if begun is not None:
+        batch_size = begun
         run.reporter.say("an unfinished collection goes on where it was saved last")
-    with run.reporter.bar("collect", len(plan.examples)) as advance:
+    elif run.sharded:
+        stated(batch_size)
+    elif batch_size is None:
+        longest = plan.longest(LARGEST.get(run.loaded.device.type, 64))
+        fits = fitting_batch(run.bound, longest[: quantity.batch_size], make, quantity)
+        batch_size = min(crew().gather(fits))
+        run.reporter.say(f"{batch_size} examples a forward pass fit memory")
+    parts = share_of(plan.parts, run.sharded)
+    with run.reporter.bar("collect", sum(map(len, parts(batch_size or 1)))) as advance:
         return stream(
             run.bound,
             cells,
-            plan.parts,
+            parts,
             make,
-            batch_size=batch_size,
+            batch_size=batch_size or 1,
             quantity=quantity,
             folded=plan.folded,
             checkpoint=checkpoint,

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from precise_shield import __version__
 from precise_shield.core.errors import ConfigError, DataError, EmptyCellError
+from precise_shield.core.parallel import crew
 from precise_shield.core.records import Example, Modality, Response, Split
 from precise_shield.core.store import RunStore, Stage, digest
 from precise_shield.core.summary import OverlapCount, StageCost
@@ -23,7 +24,6 @@ from precise_shield.data.overlap import counted, find_overlaps, sentence
 from precise_shield.data.refusals import with_targets
 from precise_shield.data.sources import SourceOptions, load_source
 from precise_shield.models.bind import BoundModel, bind
-from precise_shield.models.generation import generate
 from precise_shield.models.loading import LoadedModel, load
 from precise_shield.models.pictures import reaching
 from precise_shield.workflows.config import Config
@@ -31,6 +31,7 @@ from precise_shield.workflows.dressing import apply_transform
 from precise_shield.workflows.embedded import EMBEDDED, spec_of
 from precise_shield.workflows.progress import Reporter
 from precise_shield.workflows.sections.data import SourceSection
+from precise_shield.workflows.together import By, answered, making
 
 
 @dataclass
@@ -149,18 +150,19 @@ class Run:
         """What the model as it came answers: the benign arm of data that bring no answers."""
         limit = self.config.data.benign_tokens
         stage = self.store.stage("own-answers", self.made_by(rows, limit=limit))
-        with self.working(stage, f"own answers to {len(rows)} benign prompts") as todo:
+        with self.working(stage, f"own answers to {len(rows)} benign prompts", by="all") as todo:
             if todo:
                 with self.reporter.bar("own answers", len(rows)) as advance:
-                    said = generate(
-                        self.loaded,
+                    said = answered(
+                        self,
                         rows,
                         condition="base",
                         max_new_tokens=limit,
                         batch_size=self.config.evaluate.batch_size,
                         on_batch=lambda part: advance(len(part)),
                     )
-                stage.write_table("responses.jsonl", said)
+                if crew().leads:
+                    stage.write_table("responses.jsonl", said)
         answers = {
             each.example: each.text for each in stage.read_table("responses.jsonl", Response)
         }
@@ -171,6 +173,27 @@ class Run:
                 f" {silent[0]}; bring targets, or set data.benign_targets to opener."
             )
         return answers
+
+    @property
+    def sharded(self) -> bool:
+        """Every process holds a share of each block, so that none runs the model alone."""
+        return self.config.model.shard == "fsdp"
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a file at the top of the run folder; it is there for all processes afterwards."""
+        if crew().leads:
+            self.store.write_text(name, text)
+        crew().wait()
+
+    def assemble(self) -> None:
+        """Among several processes: read the data in all of them, the leading one first.
+
+        What is fetched or written on the way is then there for the others, and no process comes
+        to it alone later.
+        """
+        if crew().size > 1 and self.config.identify.from_stats is None:
+            with crew().leader_first():
+                self.reporter.say(f"{len(self.data.examples)} examples")
 
     def made_by(self, examples: Iterable[Example], **more: Any) -> dict[str, Any]:
         """The part of a stage's key that every stage on a model and data has."""
@@ -186,17 +209,20 @@ class Run:
         }
 
     @contextmanager
-    def working(self, stage: Stage, what: str) -> Iterator[bool]:
-        """Say what happens, and yield whether there is anything to do."""
+    def working(self, stage: Stage, what: str, by: By = "model") -> Iterator[bool]:
+        """Say what happens, and yield whether there is anything to do.
+
+        Among several processes the stage is there for all of them when the block is over.
+        """
         seen = any(cost.stage == what for cost in self.costs)
-        if stage.done:
+        if crew().as_leader(stage.done):
             if not seen:
                 self.reporter.say(f"{what}: already there ({stage.key})")
             yield False
         else:
             self.reporter.say(what)
-            with stage.writing():
-                yield True
+            with making(stage, by, sharded=self.sharded) as works:
+                yield works
         record = stage.record()
         if seen:
             return
@@ -227,4 +253,6 @@ def started(config: Config, out: Path | None, *, quiet: bool = False) -> Run:
     """
     if out is None and (not config.name or "/" in config.name or config.name.startswith(".")):
         raise ConfigError(f"name {config.name!r} cannot be a folder; use letters, digits and '-'.")
-    return Run(config, out or Path("runs") / config.name, Reporter(quiet=quiet))
+    run = Run(config, out or Path("runs") / config.name, Reporter(quiet=quiet or not crew().leads))
+    run.assemble()
+    return run

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import get_args
 
+from precise_shield.core.parallel import crew
 from precise_shield.core.rates import or_null
 from precise_shield.core.records import Example, Label, Response, Verdict
 from precise_shield.core.summary import (
@@ -117,7 +118,8 @@ def evaluate(run: Run) -> Evaluation:
     check_defences(run.config)
     atlas, arms = identify(run), align(run)
     examples = run.examples(run.config.evaluate.split)
-    log_opening(run, examples)
+    with crew().leader_first():
+        log_opening(run, examples)
     states = [base_state(), *map(aligned_state, arms), *suppressed_states(run, atlas)]
     responses = {state.name: respond(run, state, examples) for state in states}
     behind, defended_responses = defended(run, examples)

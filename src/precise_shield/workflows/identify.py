@@ -61,7 +61,7 @@ def identified(run: Run) -> Stage:
     section = run.config.identify
     made_by = {"collect": collected.key, "identify": section.model_dump(exclude=UNSEEN)}
     stage = run.store.stage("identify", made_by)
-    with run.working(stage, "identify") as todo:
+    with run.working(stage, "identify", by="leader") as todo:
         if todo:
             stats = collected.stats()
             sets = select(stats, selection(run), section.anchor)

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from precise_shield.core.errors import EmptyCellError
+from precise_shield.core.parallel import crew
 from precise_shield.core.records import Example, Label, Response
 from precise_shield.core.summary import OwnResponses
 from precise_shield.data.contrast import by_cell
-from precise_shield.models.generation import generate
 from precise_shield.workflows.answers import judge_with
 from precise_shield.workflows.context import Run
 from precise_shield.workflows.judges import make, names_of
+from precise_shield.workflows.together import answered
 
 UNREADABLE: tuple[Label, ...] = ("degenerate", "unclear", "off_language")
 """Labels of responses that neither refuse nor answer; they are dropped, and counted."""
@@ -102,18 +103,20 @@ def _kind(row: Example, label: Label, text: str) -> str:
 def _said(run: Run, examples: Sequence[Example]) -> list[Response]:
     limit = run.config.data.benign_tokens
     stage = run.store.stage("own-responses", run.made_by(examples, limit=limit))
-    with run.working(stage, f"own responses to {len(examples)} probing prompts") as todo:
+    what = f"own responses to {len(examples)} probing prompts"
+    with run.working(stage, what, by="all") as todo:
         if todo:
             with run.reporter.bar("own responses", len(examples)) as advance:
-                said = generate(
-                    run.loaded,
+                said = answered(
+                    run,
                     examples,
                     condition="base",
                     max_new_tokens=limit,
                     batch_size=run.config.evaluate.batch_size,
                     on_batch=lambda part: advance(len(part)),
                 )
-            stage.write_table("responses.jsonl", said)
+            if crew().leads:
+                stage.write_table("responses.jsonl", said)
     return stage.read_table("responses.jsonl", Response)
 
 

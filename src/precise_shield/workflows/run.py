@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from precise_shield.core.errors import StoreError
+from precise_shield.core.parallel import crew
 from precise_shield.core.store import read_json, readable_errors
 from precise_shield.core.summary import Summary
 from precise_shield.report.page import write_report
@@ -33,7 +34,7 @@ def run_all(run: Run) -> Summary:
     """Identify, explain, verify, align, evaluate, report; finished stages are taken as they are."""
     names_of(run.config)
     check_defences(run.config)
-    run.store.write_text("config.yaml", commented(run.config))
+    run.write_text("config.yaml", commented(run.config))
     run.reporter.say(budget(run))
     atlas = identify(run)
     facts = explain(run)
@@ -45,8 +46,9 @@ def run_all(run: Run) -> Summary:
     more = explained(run, atlas, arms, found)
     searched = search_facts(run)
     summary = summarise(run, atlas, facts, verified, arms, found, more, held, searched)
-    run.store.write_text("summary.json", summary.model_dump_json(indent=1) + "\n")
-    write_pages(run.folder)
+    run.write_text("summary.json", summary.model_dump_json(indent=1) + "\n")
+    if crew().leads:
+        write_pages(run.folder)
     return summary
 
 

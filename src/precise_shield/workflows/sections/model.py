@@ -26,6 +26,10 @@ class ModelSection(Section):
     device: str = "auto"
     """`auto` takes CUDA, then MPS, then the CPU."""
 
+    shard: Literal["none", "fsdp"] = "none"
+    """`fsdp` spreads every block of the language model over the processes of a `torchrun`, for
+    models larger than one GPU; `none` gives each process the whole model."""
+
     threads: int | None = Field(default=None, gt=0)
     """CPU threads; null leaves torch's choice. One is best for tiny models: more wait for each
     other wherever another process has a core."""
