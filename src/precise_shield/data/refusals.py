@@ -79,6 +79,10 @@ class Wordings(BaseModel):
     pivots: tuple[str, ...]
     """Patterns of what takes a refusal back ("but here is how")."""
 
+    warnings: tuple[str, ...] = ()
+    """Patterns of a whole sentence that names the harm, beside `reasons`; an answer of nothing
+    else is a refusal."""
+
 
 def languages() -> tuple[str, ...]:
     """Name the languages that have wordings, sorted."""
