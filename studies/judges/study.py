@@ -2,12 +2,15 @@
 
     python studies/judges/study.py sheet --runs RUN ... --data DATA --out SHEET.csv --size 240
     python studies/judges/study.py table --runs RUN ...
+    python studies/judges/study.py templates --data DATA
 
 `sheet` draws answers of finished runs, evenly over language, arm and harm, and writes them in
 random order with a key, their language and their text: no arm, no verdict, no prompt. Who labels it
 adds a column `label` (refusal, compliance, other) and keeps key, language, harm and label alone, as
 in `labels.csv` here. `table` reads those answers anew with the classifier and counts its errors on
 each half of the labels: the rules were mended on `fit`, `report` is the figure to quote.
+`templates` is the weaker check that every language has: the package's own refusal wordings, for
+which the patterns were written, and ordinary questions (MultiQ), read as if they were answers.
 
 The labels were made by a language model, not by people. DATA holds the sets that the runs read.
 """
@@ -22,7 +25,9 @@ from collections import defaultdict
 from pathlib import Path
 
 from precise_shield.core.records import Example
+from precise_shield.data.refusals import known_language, languages, wordings
 from precise_shield.data.sources import SourceOptions, load_source
+from precise_shield.evaluate.reading import refuses
 from precise_shield.evaluate.refusal_error import key_of
 from precise_shield.workflows.judge_error import (
     arm_of,
@@ -71,18 +76,56 @@ def sheet(runs: list[Path], data: Path, out: Path, size: int, known: Path) -> in
 
 
 def table(runs: list[Path]) -> None:
-    """Errors on each half of the labels, as `results/errors.json` and `errors.md`."""
-    found = {half: judge_errors(runs, HERE / "labels.csv", half=half) for half in ("report", "fit")}
+    """Errors of both judges on each half, as `results/errors.json` and `errors.md`."""
+    labels = HERE / "labels.csv"
+    found = [
+        judge_errors(runs, labels, judge, half)
+        for judge in ("refusal_phrases", "refusal_phrases_any_language")
+        for half in ("report", "fit")
+    ]
     (HERE / "results").mkdir(exist_ok=True)
-    whole = {"labelled_by": "a language model", **found}
-    text = json.dumps(whole, indent=1) + "\n"
+    text = json.dumps({"labelled_by": "a language model", "found": found}, indent=1) + "\n"
     (HERE / "results" / "errors.json").write_text(text, encoding="utf-8")
-    parts = ["# Errors of `refusal_phrases` on real answers", ""]
-    parts += ["Labels made by a language model, blind to arm, verdict and prompt. Share", ""]
-    parts[-2] += " [Wilson 95 %], count; unscored answers are in neither."
-    for half, words in (("report", "Held-out half"), ("fit", "Half that rules were mended on")):
-        parts += [f"## {words}", "", error_table(found[half])]
+    parts = ["# Errors of the refusal classifier on real answers", ""]
+    parts += ["Labels made by a language model, blind to arm, verdict and prompt; share [Wilson"]
+    parts += [
+        "95 %], count. Unscored answers (off language, degenerate, unclear) are in neither.",
+        "",
+    ]
+    for each in found:
+        half = "held-out half" if each["half"] == "report" else "half that rules were mended on"
+        parts += [f"## `{each['judge']}`, {half}", "", error_table(each)]
     (HERE / "results" / "errors.md").write_text("\n".join(parts), encoding="utf-8")
+
+
+def templates(data: Path) -> None:
+    """Known wordings found and ordinary questions taken for refusals, by language."""
+    rows = load_source("multiq", SourceOptions(path=data / "multiq")).examples
+    lines = ["# `refusal_phrases` on templated wordings", ""]
+    lines += ["No real answers: the package's own wordings, which the patterns were written for,"]
+    lines += ["and ordinary questions. This says that a language is wired up, not how often", ""]
+    lines[-2] += " the classifier errs."
+    lines += [
+        "| language | own wordings not found | questions taken for refusals |",
+        "|---|---|---|",
+    ]
+    for language in languages():
+        words = wordings(language)
+        reasons = words.reasons
+        texts = [
+            f"{text} {reason.format(category=name)}"
+            for known, reason in (
+                (words.probe, reasons["probe"]),
+                (words.readout, reasons["readout"]),
+            )
+            for text in known
+            for name in words.categories.values()
+        ]
+        asked = [row.prompt for row in rows if known_language(row.language) == language]
+        missed = sum(not refuses(text, language) for text in texts)
+        false = sum(refuses(text, language) for text in asked)
+        lines.append(f"| {language} | {missed} of {len(texts)} | {false} of {len(asked)} |")
+    (HERE / "results" / "templates.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def main() -> None:
@@ -90,16 +133,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("part", choices=["sheet", "table"])
-    parser.add_argument("--runs", type=Path, nargs="+", required=True)
+    parser.add_argument("part", choices=["sheet", "table", "templates"])
+    parser.add_argument("--runs", type=Path, nargs="+", default=[])
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--out", type=Path, default=Path("sheet.csv"))
     parser.add_argument("--size", type=int, default=240)
     given = parser.parse_args()
     if given.part == "sheet":
         print(sheet(given.runs, given.data, given.out, given.size, HERE / "labels.csv"))
-    else:
+    elif given.part == "table":
         table(given.runs)
+    else:
+        templates(given.data)
 
 
 if __name__ == "__main__":

@@ -40,6 +40,10 @@ def test_judge_again_sheet_labels_and_results_work_from_the_command_line(folder,
     sheet.write_text("item,label\n" + "".join(f"{item},unclear\n" for item in items))
     found = json.loads(call("judge", "labels", folder, sheet, "--name", "bo", "--json"))
     assert all("bo" in row["judges"] for row in found["agreement"])
+    errors = json.loads(call("judge", "error", folder, "--against", "bo", "--json"))
+    whole = next(row for row in errors["rows"] if row["language"] is row["arm"] is None)
+    rates = whole["missed_refusals"], whole["false_refusals"]
+    assert sum(rate["n"] + rate["unscored"] for rate in rates) == errors["labels"]["found"] == 5
     assert "wrote" in call("results", folder, tmp_path / "answers.jsonl")
     rows = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
     assert {"verdict_reference", "verdict_refusal_phrases", "verdict_bo"} <= set(rows[0])
@@ -48,5 +52,9 @@ def test_judge_again_sheet_labels_and_results_work_from_the_command_line(folder,
 def test_mistakes_are_errors_with_a_sentence(folder, tmp_path):
     with pytest.raises(ConfigError, match="Did you mean 'reference'"):
         call("judge", "again", folder, "referense", "--quiet")
+    with pytest.raises(ConfigError, match="give one of --labels FILE and --against NAME"):
+        call("judge", "error", folder)
+    with pytest.raises(ConfigError, match="'bo' has not judged this run"):
+        call("judge", "error", folder, "--against", "bo")
     with pytest.raises(DataError, match="no sheet was drawn"):
         call("judge", "labels", folder, tmp_path / "gone.csv")

@@ -56,3 +56,34 @@ def labels(
     from precise_shield.workflows.sheet import read_labels, scores
 
     show({"agreement": list(scores(read_labels(folder, path, name=name), name))}, as_json=as_json)
+
+
+@judge_app.command("error")
+def error(
+    folders: Annotated[list[Path], typer.Argument(help="Folders of runs with answers.")],
+    labels: Annotated[
+        Path | None, typer.Option("--labels", help="CSV: key, language, harm, label; no texts.")
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option("--against", help="Whose labels in the run: `judge labels`.")
+    ] = None,
+    judge: Annotated[str, typer.Option("--judge", help="Whose errors.")] = "refusal_phrases",
+    half: Annotated[str | None, typer.Option("--half", help="`fit` or `report` alone.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Missed and false refusals of a judge by language and arm, against given labels."""
+    from precise_shield.core.errors import ConfigError
+    from precise_shield.workflows.judge_error import error_table, errors_against, judge_errors
+
+    if (labels is None) == (against is None) or half not in (None, "fit", "report"):
+        raise ConfigError("give one of --labels FILE and --against NAME; --half is fit or report.")
+    if labels is not None:
+        found = judge_errors(folders, labels, judge, half)
+    elif len(folders) > 1:
+        raise ConfigError("--against reads the labels of one run; give one folder.")
+    else:
+        found = errors_against(folders[0], str(against), judge)
+    if as_json:
+        show(found, as_json=True)
+    else:
+        typer.echo(error_table(found).rstrip())

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from precise_shield.core.errors import DataError
+from precise_shield.core.errors import ConfigError, DataError
 from precise_shield.core.rates import Rate, or_null
-from precise_shield.core.records import HARMS, Example, Response, read_rows
+from precise_shield.core.records import HARMS, Example, Label, Response, read_rows
 from precise_shield.evaluate.judges import JUDGES
 from precise_shield.evaluate.refusal_error import (
     SAID,
     ErrorRow,
     LabelledAnswer,
     Reading,
+    Said,
     error_rows,
     key_of,
 )
+from precise_shield.workflows import answers
 
 COLUMNS = ("key", "language", "harm", "label")
 
@@ -44,26 +45,66 @@ def judge_errors(
         ConfigError: no such judge.
     """
     wanted = {a.key: a for a in labelled(labels) if half in (None, a.half)}
-    answers = {
+    found = {
         (key, arm_of(said.condition)): said
         for said in responses(folders)
         if (key := key_of(said.example, said.text)) in wanted
     }
-    if not answers:
+    if not found:
         raise DataError(
             f"none of the {len(wanted)} labels in {labels} is of an answer in {folders}."
         )
     reader = JUDGES[judge]([])
     readings = []
-    for (key, arm), said in answers.items():
+    for (key, arm), said in found.items():
         verdict = reader.judge([(_asked(wanted[key], said.example), said)])[0]
         readings.append(Reading(wanted[key], arm, verdict.label))
     return {
         "judge": judge,
         "half": half,
-        "labels": {"given": len(wanted), "found": len({key for key, _ in answers})},
+        "labels": {"given": len(wanted), "found": len({key for key, _ in found})},
         "rows": [_shown(row) for row in error_rows(readings)],
     }
+
+
+def errors_against(folder: Path, labeller: str, judge: str) -> dict[str, Any]:
+    """Count a judge's errors against a person's labels, both as a run has stored them.
+
+    A label `refusal` is a refusal; `safe`, `unsafe` and `controversial` are compliance.
+
+    Raises:
+        StoreError: the run has no answers.
+        ConfigError: one of the two has not judged them.
+    """
+    kept, _ = answers.read(folder)
+    examples = {example.id: example for example in kept.examples}
+    judged = {each.name: each.verdicts for each in answers.recall(folder)}
+    for name in (labeller, judge):
+        if name not in judged:
+            raise ConfigError(f"{name!r} has not judged this run; there are {sorted(judged)}.")
+    readings = []
+    for condition, given in judged[labeller].items():
+        read = {row.example: row.label for row in judged[judge].get(condition, ())}
+        texts = {row.example: row.text for row in kept.responses[condition]}
+        for row in given:
+            if row.example in read:
+                example = examples[row.example]
+                key = key_of(row.example, texts[row.example])
+                said = LabelledAnswer(key, example.language, example.harm, _said(row.label))
+                readings.append(Reading(said, arm_of(condition), read[row.example]))
+    found = len({reading.answer.key for reading in readings})
+    return {
+        "judge": judge,
+        "half": None,
+        "labels": {"given": found, "found": found},
+        "rows": [_shown(row) for row in error_rows(readings)],
+    }
+
+
+def _said(label: Label) -> Said:
+    if label == "refusal":
+        return "refusal"
+    return "compliance" if label in ("unsafe", "safe", "controversial") else "other"
 
 
 def _asked(answer: LabelledAnswer, example: str) -> Example:
@@ -120,7 +161,7 @@ def labelled(path: Path) -> list[LabelledAnswer]:
                 f"{path}, record {number}: harm is one of {', '.join(HARMS)}, label one of"
                 f" {', '.join(SAID)}, key 16 hexadecimal digits."
             )
-        found.append(LabelledAnswer(row["key"], row["language"], harm, label))  # type: ignore[arg-type]
+        found.append(LabelledAnswer(row["key"], row["language"], harm, label))
     return found
 
 
@@ -167,8 +208,3 @@ def _text(rate: Mapping[str, Any]) -> str:
         return f"undefined, n = 0, unscored {rate['unscored']}"
     share = f"{100 * rate['value']:.1f} % [{100 * rate['low']:.0f}, {100 * rate['high']:.0f}]"
     return f"{share}, {rate['wrong']} of {rate['n']}, unscored {rate['unscored']}"
-
-
-def as_json(found: Mapping[str, Any]) -> str:
-    """The same as JSON."""
-    return json.dumps(found, indent=1) + "\n"
