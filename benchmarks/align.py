@@ -1,12 +1,16 @@
 """Cost of one training step: chosen neurons alone, beside what people do today.
 
-    python benchmarks/align.py                 # SmolLM2-135M's shape, about ten minutes
-    python benchmarks/align.py --quick         # a small shape, for trying out
+    python benchmarks/align.py                        # SmolLM2-135M's shape on the CPU, 8 minutes
+    python benchmarks/align.py --shape quick          # a small shape, for trying out
+    python benchmarks/align.py --shape llama-3.1-8b   # 8 billion parameters in bfloat16, on CUDA
 
-Every variant is a process of its own, so that memory is its own; the driver lets them take one
-step each in turn (A B C A B C), so that a busy machine slows all of them alike. Same weights,
-batch, optimiser and loop; losses are compared before any speed is printed. PEFT is used where
-it is installed. Times are medians; memory is the peak over what the loaded model takes.
+Same random weights, batch, layers, optimiser and loop for all; losses are compared before any
+speed is printed. The neurons are a random draw with the spread over layers that an identify run
+found (`--neurons RUN/stages/identify/KEY/neurons.json` takes a run's own set). Every variant is a
+process of its own, so that its peak memory is its own; on the CPU the processes take one step
+each in turn (A B C A B C), so that a busy machine slows all of them alike. Times are medians,
+CPU time beside wall time. `cache` rows count their making in, over three epochs. PEFT is used
+where it is installed.
 """
 
 from __future__ import annotations
@@ -14,232 +18,286 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing as mp
-import os
-import resource
+import signal
 import statistics
 import sys
 import time
-import warnings
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
-from multiprocessing.connection import Connection
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
-import transformers as hf
-from torch import Tensor, nn
+import transformers
+from align_variants import EPOCHS, NAMES, SHAPES, Size, Variant, load, name_of, work
 
-from precise_shield.align.delta import DirectUnits, LoraRows, tuning
-from precise_shield.align.losses import IGNORE, TrainBatch, answers
-from precise_shield.core.controls import matched_random
 from precise_shield.core.sites import NeuronSet
-from precise_shield.models.bind import BoundModel, bind
 
-SHAPES = {
-    "full": dict(hidden_size=576, intermediate_size=1536, num_hidden_layers=30,
-                 num_attention_heads=9, num_key_value_heads=3, vocab_size=49152),
-    "quick": dict(hidden_size=128, intermediate_size=512, num_hidden_layers=6,
-                  num_attention_heads=4, num_key_value_heads=2, vocab_size=8192),
-}  # fmt: skip
-ROWS, LENGTH, ANSWER, SHARE, RATE, RANK = 4, 96, 32, 0.02, 1e-3, 8
+PLAIN = [Variant(kind) for kind in NAMES]
+HEADED = [Variant(kind, answers=True) for kind in ("all", *list(NAMES)[2:])]
+DRIFTING = [
+    Variant(kind, answers=True, kl=True, kept=kept)
+    for kept in (False, True)
+    for kind in ("lora2", "rows")
+]
+RERUN = [Variant(kind, answers=True, rerun=True) for kind in ("lora2", "rows")]
+COMPARED = [*PLAIN, *HEADED, *DRIFTING, *RERUN]
 
-VARIANTS = {
-    "all gradients, masked": ("all", "hf"),
-    "FFN gradients, masked": ("ffn", "hf"),
-    "PEFT LoRA, gate+up+down": ("peft_all", "hf"),
-    "PEFT LoRA, gate+up": ("peft_ffn", "hf"),
-    "PEFT SHiRA, whole rows": ("shira", "hf"),
-    "ours, direct": ("direct", "hf"),
-    "ours, row-masked LoRA": ("rows", "hf"),
-    "PEFT LoRA, gate+up, answer head": ("peft_ffn", "answers"),
-    "ours, direct, answer head": ("direct", "answers"),
-    "ours, row-masked LoRA, answer head": ("rows", "answers"),
-}
-EQUAL = (
-    ("all gradients, masked", "FFN gradients, masked"),
-    ("all gradients, masked", "ours, direct"),
-    ("ours, direct", "ours, direct, answer head"),
-    ("ours, row-masked LoRA", "ours, row-masked LoRA, answer head"),
-)
+EQUAL = [
+    ("all", "ffn", {}, {}),
+    ("all", "direct", {}, {}),
+    *((kind, kind, {}, dict(answers=True)) for kind in ("all", *list(NAMES)[2:])),
+    *(
+        (kind, kind, dict(answers=True, kl=True), dict(answers=True, kl=True, kept=True))
+        for kind in ("lora2", "rows")
+    ),
+    *(
+        (kind, kind, dict(answers=True), dict(answers=True, rerun=True))
+        for kind in ("lora2", "rows")
+    ),
+]
+"""Pairs that must train alike: kind and savings of the one, of the other."""
 
-
-def resident() -> float:
-    with open("/proc/self/statm", encoding="ascii") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+Rows = dict[str, dict[str, Any]]
+_WEIGHTS: dict[tuple[str, int | None], Any] = {}
 
 
-def load(shape: str) -> BoundModel:
-    torch.manual_seed(0)
-    config = hf.LlamaConfig(**SHAPES[shape], tie_word_embeddings=True, bos_token_id=None)
-    return bind(hf.LlamaForCausalLM(config).eval())
+def drive(jobs: Mapping[str, tuple[Size, Variant]], rounds: int, threads: int) -> Rows:
+    """One step each in turn; on CUDA one variant after another, for they share its memory."""
+    size = next(iter(jobs.values()))[0]
+    if size.device == "cuda":
+        out: Rows = {}
+        for name, job in jobs.items():
+            out |= _together({name: job}, rounds, threads, mp.get_context("spawn"), None)
+        return out
+    for one, _ in jobs.values():
+        key = (one.shape, one.layers)
+        if key not in _WEIGHTS:
+            _WEIGHTS[key] = load(one)  # shared by the processes until they write to it
+    return _together(jobs, rounds, threads, mp.get_context("fork"), _WEIGHTS)
 
 
-def neurons_of(bound: BoundModel) -> NeuronSet:
-    widths = {site: spot.width for site, spot in bound.sites.items()}
-    none = NeuronSet.of({site: range(int(SHARE * width)) for site, width in widths.items()})
-    return matched_random(none, widths, seed=0)
-
-
-def batch(shape: str) -> TrainBatch:
-    generator = torch.Generator().manual_seed(1)
-    size = (ROWS, LENGTH)
-    ids = torch.randint(3, int(SHAPES[shape]["vocab_size"]), size, generator=generator)
-    labels = ids.clone()
-    labels[:, : LENGTH - ANSWER] = IGNORE
-    return TrainBatch({"input_ids": ids}, labels, torch.zeros(ROWS, dtype=torch.bool))
-
-
-def masks(bound: BoundModel, neurons: NeuronSet) -> dict[str, Tensor]:
-    found: dict[str, Tensor] = {}
-    for site, ids in neurons.units.items():
-        for own in bound.sites[site].owned:
-            mask = torch.zeros(own.weight.shape, dtype=torch.bool)
-            found[own.name] = mask.index_fill_(own.dim, torch.tensor(ids) + own.offset, True)
-    return found
-
-
-def literal(bound: BoundModel, neurons: NeuronSet, everything: bool) -> list[nn.Parameter]:
-    """The papers' literal form: full gradients times a mask."""
-    allowed, learning = masks(bound, neurons), []
-    for name, parameter in bound.model.named_parameters():
-        parameter.requires_grad_(everything or name in allowed)
-        if name in allowed:
-            parameter.register_hook(lambda grad, m=allowed[name]: grad * m)
-        elif everything:
-            parameter.register_hook(torch.zeros_like)
-        if parameter.requires_grad:
-            learning.append(parameter)
-    return learning
-
-
-def peft_model(bound: BoundModel, neurons: NeuronSet, kind: str) -> tuple[nn.Module, list[Any]]:
-    import peft
-
-    targets = ["gate_proj", "up_proj"] + ([] if kind == "peft_ffn" else ["down_proj"])
-    if kind == "shira":
-        allowed = masks(bound, neurons)
-
-        def whole_rows(layer: nn.Module, r: int, **_: Any) -> Tensor:
-            """Our slices, padded with the first free entries to the size SHiRA insists on."""
-            name = next(n for n, p in bound.model.named_parameters() if p is layer.weight)
-            flat = allowed[name].flatten().float()
-            free = (flat == 0).nonzero().flatten()
-            flat[free[: r * sum(layer.weight.shape) - int(flat.sum())]] = 1
-            return flat.view_as(layer.weight)
-
-        width, hidden = next(iter(allowed.values())).shape
-        rank = -(-int(next(iter(allowed.values())).sum()) // (width + hidden))
-        config = peft.ShiraConfig(r=rank, target_modules=targets, mask_type="random")
-        config.mask_fn = whole_rows
-    else:
-        config = peft.LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=targets)
-    model = peft.get_peft_model(bound.model, config)
-    return model, [p for p in model.parameters() if p.requires_grad]
-
-
-def prepared(
-    stack: ExitStack, shape: str, kind: str, head: str
-) -> tuple[list[nn.Parameter], Callable[[], Tensor]]:
-    bound, rows = load(shape), batch(shape)
-    neurons, model = neurons_of(bound), None
-    if kind in ("all", "ffn"):
-        learning = literal(bound, neurons, kind == "all")
-    elif kind in ("direct", "rows"):
-        form = DirectUnits() if kind == "direct" else LoraRows(RANK, 2.0 * RANK, 0.0)
-        deltas = stack.enter_context(tuning(bound, neurons, form, seed=0))
-        learning = [p for p in deltas.parameters() if p.requires_grad]
-    else:
-        model, learning = peft_model(bound, neurons, kind)
-    if head == "answers":
-        return learning, lambda: answers(bound, rows).nll() / rows.tokens()
-    runs = bound.model if model is None else model
-    return learning, lambda: runs(**rows.inputs, labels=rows.labels, use_cache=False).loss
-
-
-def work(pipe: Connection, *job: Any) -> None:
-    """One variant in its own process; ends with the driver."""
-    with suppress(EOFError):
-        steps(pipe, *job)
-
-
-def steps(pipe: Connection, shape: str, kind: str, head: str, threads: int) -> None:
-    """Load, then take one step whenever told to."""
-    torch.set_num_threads(threads)
-    hf.utils.logging.set_verbosity_error()
-    warnings.simplefilter("ignore")
-    with ExitStack() as stack:
-        learning, loss_of = prepared(stack, shape, kind, head)
-        loaded = resident()
-        optimizer = torch.optim.AdamW(learning, lr=RATE, weight_decay=0.0)
-        pipe.send(sum(p.numel() for p in learning))
-        while pipe.recv():
-            wall, cpu = time.perf_counter(), time.process_time()
-            loss = loss_of()
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            spent = time.perf_counter() - wall, time.process_time() - cpu
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-            state = sum(v.nbytes for s in optimizer.state.values() for v in s.values())
-            pipe.send((float(loss.detach()), *spent, peak - loaded, state / 2**20))
-
-
-def drive(shape: str, rounds: int, threads: int, names: list[str]) -> dict[str, dict[str, Any]]:
-    context, pipes, out = mp.get_context("spawn"), {}, {}
-    for name in names:
+def _together(
+    jobs: Mapping[str, tuple[Size, Variant]], rounds: int, threads: int, context: Any, weights: Any
+) -> Rows:
+    pipes, started = {}, []
+    out: Rows = {}
+    for name, (size, variant) in jobs.items():
         ours, theirs = context.Pipe()
-        job = (theirs, shape, *VARIANTS[name], threads)
-        context.Process(target=work, args=job, daemon=True).start()
+        bound = None if weights is None else weights[size.shape, size.layers]
+        child = context.Process(
+            target=work, args=(theirs, size, variant, threads, bound), daemon=True
+        )
+        child.start()
+        theirs.close()
+        started.append(child)
+        got = _received(ours)
+        if isinstance(got, str):
+            print(f"{name}: {got}", file=sys.stderr)
+            out[name] = {"failed": got}
+            continue
         pipes[name] = ours
-        out[name] = {"trained": ours.recv(), "steps": []}
-    for _ in range(rounds + 1):  # the first is the warm-up: optimiser state is allocated in it
-        for name, pipe in pipes.items():
-            pipe.send(True)
-            out[name]["steps"].append(pipe.recv())
+        out[name] = {"trained": got[0], "built": got[1:], "steps": []}
+    for number in range(rounds + 1):  # the first warms up: optimiser state is allocated in it
+        for name in list(pipes):
+            pipes[name].send(True)
+            got = _received(pipes[name])
+            if isinstance(got, str):
+                print(f"{name}: {got}", file=sys.stderr)
+                out[name] = {"failed": got}
+                del pipes[name]
+            else:
+                out[name]["steps"].append(got)
+        if len(jobs) > 3:
+            print(f"  round {number} of {rounds}", file=sys.stderr, flush=True)
     for pipe in pipes.values():
         pipe.send(False)
+    for child in started:
+        child.join(timeout=30)
     return out
 
 
-def table(out: dict[str, dict[str, Any]]) -> str:
-    lines = ["| variant | trained | ms a step (wall) | ms (CPU) | extra MB | optimiser MB | loss |"]
-    lines.append("|---|---|---|---|---|---|---|")
+def _received(pipe: Any) -> Any:
+    try:
+        return pipe.recv()
+    except EOFError:
+        return "its process ended without a word"
+
+
+def cost(row: dict[str, Any], column: int) -> float:
+    """Median milliseconds a step (1 wall, 2 CPU), the making of a cache shared out over epochs."""
+    each = statistics.median(step[column] for step in row["steps"][1:])
+    return 1e3 * (each + row["built"][column - 1] / EPOCHS)
+
+
+def extra(row: dict[str, Any]) -> float:
+    return max(step[3] for step in row["steps"])
+
+
+def check_equal(out: Rows, exact: float) -> None:
+    """Stop where two variants that must train alike do not."""
+    checked = 0
+    for one, other, savings, others in EQUAL:
+        names = name_of(Variant(one, **savings)), name_of(Variant(other, **others))
+        if not all("steps" in out.get(name, {}) for name in names):
+            continue
+        pairs = list(zip(*(out[name]["steps"] for name in names), strict=True))
+        gap = max(abs(a[0] - b[0]) / abs(a[0]) for a, b in pairs)
+        if not gap < exact:
+            sys.exit(f"{names[0]} and {names[1]} must train alike, but losses differ by {gap:.2g}")
+        checked += 1
+    print(f"{checked} pairs of variants that must train alike do, to {exact:g} of the loss.\n")
+
+
+def table(out: Rows, cuda: bool) -> str:
+    second = "" if cuda else " ms (CPU) |"
+    lines = [
+        f"| variant | trained | ms a step (wall) |{second} extra MB | last loss |",
+        "|---|---|---|---|---|" + ("" if cuda else "---|"),
+    ]
     for name, got in out.items():
-        loss, wall, cpu, extra, state = zip(*got["steps"], strict=True)
-        fast, slow = min(wall[1:]) * 1e3, statistics.median(wall[1:]) * 1e3
+        if "failed" in got:
+            lines.append(f"| {name} | {got['failed'][:60]} |")
+            continue
+        cpu = "" if cuda else f" {cost(got, 2):.0f} |"
         lines.append(
-            f"| {name} | {got['trained'] / 1e6:.2f}M | {slow:.0f} (min {fast:.0f})"
-            f" | {statistics.median(cpu[1:]) * 1e3:.0f} | {max(extra):.0f} | {state[-1]:.1f}"
-            f" | {loss[-1]:.6f} |"
+            f"| {name} | {got['trained'] / 1e6:.2f}M | {cost(got, 1):.0f} |{cpu}"
+            f" {extra(got):.0f} | {got['steps'][-1][0]:.6f} |"
         )
     return "\n".join(lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--rounds", type=int, default=7)
+def ratios(out: Rows, cuda: bool) -> str:
+    """How many times the peer's cost is ours: above 1 ours is cheaper."""
+    column = 1 if cuda else 2
+    lines = [
+        "| ours | beside | time, times | extra memory, times |",
+        "|---|---|---|---|",
+    ]
+    pairs = [("direct", "all"), ("direct", "ffn"), ("direct", "lora3"), ("direct", "shira")]
+    pairs += [("rows", "all"), ("rows", "lora2")]
+    asked: list[tuple[Variant, Variant]] = []
+    for ours, theirs in pairs:
+        asked.append((Variant(ours), Variant(theirs)))
+        if theirs in ("all", "lora2", "lora3", "shira"):
+            asked.append((Variant(ours, answers=True), Variant(theirs, answers=True)))
+    asked += [(Variant(ours, answers=True), Variant("all")) for ours in ("direct", "rows")]
+    drifts = dict(answers=True, kl=True)
+    asked += [
+        (Variant("rows", **drifts), Variant("lora2", **drifts)),
+        (Variant("rows", **drifts, kept=True), Variant("lora2", **drifts, kept=True)),
+        (Variant("rows", **drifts, kept=True), Variant("rows", **drifts)),
+        (Variant("rows", answers=True, rerun=True), Variant("lora2", answers=True, rerun=True)),
+        (Variant("rows", answers=True, rerun=True), Variant("rows", answers=True)),
+    ]
+    for one, other in asked:
+        ours, theirs = out.get(name_of(one), {}), out.get(name_of(other), {})
+        if "steps" in ours and "steps" in theirs:
+            lines.append(
+                f"| {name_of(one)} | {name_of(other)}"
+                f" | {cost(theirs, column) / cost(ours, column):.2f}"
+                f" | {extra(theirs) / extra(ours):.2f} |"
+            )
+    return "\n".join(lines)
+
+
+def scaling(size: Size, rounds: int, threads: int, peft: bool) -> str:
+    """Cost against neurons, layers, length and the lowest trained block."""
+    layers = int(SHAPES[size.shape]["num_hidden_layers"])
+    points: dict[str, tuple[Size, bool]] = {}
+    for times in (0.25, 1.0, 4.0):
+        points[f"neurons, x {times:g} of those found"] = replace(size, neurons=times), False
+    for count in (layers // 3, 2 * layers // 3):
+        points[f"layers, {count} of {layers}"] = replace(size, layers=count), False
+    for length in (size.length // 2, 2 * size.length):
+        points[f"tokens a row, {length}"] = replace(size, length=length), False
+    for lowest in (layers // 3, 2 * layers // 3):
+        points[f"lowest trained block {lowest}, no cache"] = replace(size, lowest=lowest), False
+        points[f"lowest trained block {lowest}, cache"] = replace(size, lowest=lowest), True
+    kinds = ["rows", *(["lora2"] if peft else [])]
+    lines = [
+        "| point | " + " | ".join(f"{NAMES[kind]}: ms, MB" for kind in kinds) + " |",
+        "|---|" + "---|" * len(kinds),
+    ]
+    for point, (one, kept) in points.items():
+        jobs = {kind: (one, Variant(kind, answers=True, kept=kept)) for kind in kinds}
+        out = drive(jobs, rounds, threads)
+        column = 1 if size.device == "cuda" else 2
+        cells = [
+            f"{cost(got, column):.0f}, {extra(got):.0f}" if "steps" in got else "failed"
+            for got in out.values()
+        ]
+        lines.append(f"| {point} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def found_in(path: Path | None) -> NeuronSet | None:
+    if path is None:
+        return None
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return NeuronSet.from_json(content["sets"][content["chosen"]])
+
+
+def options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--shape", choices=list(SHAPES), default="smollm2-135m")
+    parser.add_argument("--parts", nargs="+", choices=["time", "scaling"], default=None)
+    parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda from 8b on")
+    parser.add_argument("--dtype", help="default: float32 on the CPU, bfloat16 on CUDA")
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--rows", type=int, default=4)
+    parser.add_argument("--length", type=int, help="tokens a row; default 96, on CUDA 512")
+    parser.add_argument("--answer", type=int, help="answer tokens a row; default length / 3")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--neurons", type=Path, help="neurons.json of an identify run")
     parser.add_argument("--only", nargs="*", help="variants whose name holds one of these")
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    names = list(VARIANTS)
+    parser.add_argument("--json", type=Path, help="write all steps here")
+    return parser.parse_args()
+
+
+def main() -> None:
+    given = options()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # takes the children along
+    torch.set_num_threads(1)  # the children set theirs; a pool does not survive a fork
+    device = given.device or ("cuda" if given.shape.endswith("b") else "cpu")
+    cuda = device == "cuda"
+    if cuda and not torch.cuda.is_available():
+        sys.exit("no CUDA device here; give --device cpu and a small --shape.")
+    dtype = given.dtype or ("bfloat16" if cuda else "float32")
+    length = given.length or (512 if cuda else 96)
+    answer = given.answer or length // 3
+    found = found_in(given.neurons)
+    size = Size(given.shape, given.rows, length, answer, device=device, dtype=dtype, found=found)
     try:
         import peft
 
-        print(f"PEFT {peft.__version__}, torch {torch.__version__}, {options.threads} thread(s)")
+        version = f"PEFT {peft.__version__}"
     except ImportError:
-        names = [name for name in names if not name.startswith("PEFT")]
-        print(f"PEFT is not installed: its rows are left out. torch {torch.__version__}")
-    if options.only:
-        names = [name for name in names if any(part in name for part in options.only)]
-    out = drive("quick" if options.quick else "full", options.rounds, options.threads, names)
-    for one, other in (pair for pair in EQUAL if out.keys() >= set(pair)):
-        pairs = zip(out[one]["steps"], out[other]["steps"], strict=True)
-        gap = max(abs(a[0] - b[0]) for a, b in pairs)
-        if not gap < 1e-4:
-            sys.exit(f"{one} and {other} must train alike, but their losses differ by {gap:.2g}")
-    print(json.dumps(out) if options.json else table(out))
+        version = "no PEFT: its rows are left out"
+    names = {name_of(one): (size, one) for one in COMPARED}
+    if "PEFT " not in version:
+        names = {name: job for name, job in names.items() if "PEFT" not in name}
+    if given.only:
+        names = {n: job for n, job in names.items() if any(part in n for part in given.only)}
+    where = torch.cuda.get_device_name() if cuda else f"{given.threads} thread(s)"
+    print(
+        f"{given.shape}, {given.rows} rows of {length} tokens, {answer} of them answer; {dtype};"
+        f" {where}; torch {torch.__version__}, transformers {transformers.__version__}, {version};"
+        f" {given.rounds} rounds\n"
+    )
+    started = time.perf_counter()
+    parts: Sequence[str] = given.parts or ["time", "scaling"]
+    if "time" in parts:
+        out = drive(names, given.rounds, given.threads)
+        check_equal(out, 1e-4 if dtype == "float32" else 2e-2)
+        print(table(out, cuda), "\n", ratios(out, cuda), sep="\n")
+        if given.json:
+            given.json.write_text(json.dumps(out), encoding="utf-8")
+    if "scaling" in parts:
+        print("\n" + scaling(size, 2, given.threads, "PEFT " in version))
+    print(f"\n{time.perf_counter() - started:.0f} s in all")
 
 
 if __name__ == "__main__":

@@ -93,6 +93,16 @@ def parameter_of(value: Tensor, like: Tensor, master: Master) -> nn.Parameter:
     return nn.Parameter(value.to(like.device, dtype))
 
 
+def added(y: Tensor, rows: Tensor, values: Tensor) -> Tensor:
+    """A projection's output with `values` added at `rows`: in place, for no one else holds it.
+
+    A view (a `Conv1D` gives one) is copied, since a backward pass through it would copy anyway.
+    """
+    values = values.to(y.dtype)
+    held = y._is_view() or (y.is_leaf and y.requires_grad)
+    return y.index_add(-1, rows, values) if held else y.index_add_(-1, rows, values)
+
+
 class Part(nn.Module, ABC):
     """What is learnt about one weight."""
 
@@ -141,7 +151,7 @@ class RowLora(Part):
     ) -> Float[Tensor, "*batch outputs"]:
         low = F.linear(self.dropout(x), self.a.to(x.dtype))  # [*batch, rank]
         high = F.linear(low, self.b.to(x.dtype)) * self.scaling  # [*batch, units]
-        return y.index_add(-1, self.rows, high.to(y.dtype))
+        return added(y, self.rows, high)
 
     def update(self) -> Float[Tensor, "units fan"]:
         wide = torch.promote_types(self.a.dtype, torch.float32)
@@ -163,7 +173,7 @@ class DirectSlices(Part):
         if self.slices.weight.dim() == 1:
             return y.index_add(-1, self.rows, d[:, 0].to(y.dtype).expand(*y.shape[:-1], -1))
         if self.slices.side == "out":
-            return y.index_add(-1, self.rows, F.linear(x, d).to(y.dtype))
+            return added(y, self.rows, F.linear(x, d))
         return y + x.index_select(-1, self.rows) @ d
 
     def update(self) -> Float[Tensor, "units fan"]:
