@@ -20,8 +20,8 @@ from precise_shield.align.delta import DirectUnits, LoraRows, tuning
 from precise_shield.align.fit import FitSpec
 from precise_shield.align.frozen import CacheSpec, Frozen, Kept
 from precise_shield.align.losses import IGNORE, TrainBatch, answers, benign_logits, kl_to
-from precise_shield.align.parallel import Crew
 from precise_shield.core.controls import matched_random
+from precise_shield.core.parallel import Crew
 from precise_shield.core.sites import NeuronSet
 from precise_shield.models.bind import BoundModel, bind
 from precise_shield.models.decoder import blocks
