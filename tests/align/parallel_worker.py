@@ -16,6 +16,8 @@ from precise_shield.align.fit import FitSpec, fit
 from precise_shield.cli import main as command
 from precise_shield.core.errors import NumericError
 from precise_shield.identify import streaming
+from precise_shield.models.decoder import blocks
+from precise_shield.models.held import is_sharded, share_blocks, whole
 from precise_shield.models.launching import join
 
 FORMS = {"lora": LoraRows(rank=3, dropout=0.3), "direct": DirectUnits()}
@@ -25,11 +27,16 @@ SPEC = FitSpec(
 """Rows of unequal length, an odd number of passes a step and a last step that is smaller."""
 
 
-def train(form: str, checkpoint: Path | None = None) -> tuple[dict[str, torch.Tensor], list[float]]:
+def train(
+    form: str, checkpoint: Path | None = None, *, sharded: bool = False
+) -> tuple[dict[str, torch.Tensor], list[float]]:
     bound = build("llama")
+    if sharded:
+        share_blocks(blocks(bound), torch.device("cpu"))
+        assert is_sharded(bound.model)
     with tuning(bound, chosen(bound), FORMS[form], seed=0) as deltas:
         done = fit(deltas, lambda epoch: cut(batch(bound, epoch), 1), SPEC, checkpoint=checkpoint)
-    return weights(bound), list(done.losses)
+    return {name: whole(value) for name, value in weights(bound).items()}, list(done.losses)
 
 
 def typed(*words: str) -> int:
@@ -46,12 +53,15 @@ def main(folder: Path) -> None:
     rank = int(os.environ["RANK"])
     join(rank, 2, rank)
     for form in FORMS:
-        held, losses = train(form, folder / f"{form}.checkpoint")
-        tensors = {name: value.contiguous() for name, value in held.items()}
-        path = folder / f"{form}-{rank}.safetensors"
-        save_file(tensors | {"losses": torch.tensor(losses, dtype=torch.float64)}, path)
+        for how in ("whole", "sharded"):
+            held, losses = train(form, folder / f"{form}-{how}.ckpt", sharded=how == "sharded")
+            tensors = {name: value.contiguous() for name, value in held.items()}
+            path = folder / f"{form}-{how}-{rank}.safetensors"
+            save_file(tensors | {"losses": torch.tensor(losses, dtype=torch.float64)}, path)
     shared = [str(folder / "config.yaml"), "--out", str(folder / "run")]
     assert typed("run", *shared, "--json") == 0
+    again = [shared[0], "--out", str(folder / "shares"), "--set", "model.shard=fsdp"]
+    assert typed("evaluate", *again, "--quiet") == 0
     distributed.barrier()
     (folder / f"well-{rank}").touch()
     if rank == 1:

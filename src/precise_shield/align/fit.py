@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,6 +30,7 @@ from precise_shield.core.errors import ConfigError, DataError, NumericError
 from precise_shield.core.parallel import Crew, crew
 from precise_shield.models.decoder import blocks
 from precise_shield.models.head import check_head
+from precise_shield.models.held import is_sharded
 from precise_shield.models.rerun import rerun
 
 Validate = Callable[[], float]
@@ -126,7 +127,7 @@ class _Run:
     ) -> None:
         self.deltas, self.batches, self.spec = deltas, batches, spec
         self.checkpoint, self.validate, self.on_step = checkpoint, validate, on_step
-        self.crew = crew()
+        self.crew, self.together = crew(), is_sharded(deltas.bound.model)
         self.learning = [p for p in deltas.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
             self.learning, lr=spec.learning_rate, weight_decay=spec.weight_decay
@@ -147,6 +148,11 @@ class _Run:
         if cache.folder is None and self.total <= self.spec.steps_an_epoch(self.passes):
             note("cache: no row is met twice in this training, so nothing is kept")
             return
+        if self.together:
+            raise ConfigError(
+                "processes that share a model (model.shard: fsdp) must run it equally often, and"
+                " what each of them kept would differ; set align.cache.where to off."
+            )
         self.frozen = Kept(self.deltas, self.spec, cache, self.crew, note)
         self.run = hashlib.sha256(f"{self.run}/kept".encode()).hexdigest()
 
@@ -167,7 +173,7 @@ class _Run:
             if epoch != held:
                 held, items = epoch, self._items(epoch)
             with rerun(again):
-                self._step(_group(items, place, self.spec, self.crew), epoch)
+                self._step(_group(items, place, self.spec, self.crew, self.together), epoch)
             self._look(epoch_ends=place == an_epoch - 1)
         early = progress.finished and progress.step < self.total
         progress.finished = True
@@ -203,14 +209,15 @@ class _Run:
             )
         return items
 
-    def _step(self, group: Sequence[tuple[int, TrainBatch]], epoch: int) -> None:
+    def _step(self, group: Sequence[_Pass], epoch: int) -> None:
         """One optimiser step, equal however often it is resumed or shared among processes."""
         start, spec, step = time.perf_counter(), self.spec, self.progress.step
         rate = spec.rate_at(step, self.total)
         for setting in self.optimizer.param_groups:
             setting["lr"] = rate
-        device = self.deltas.bound.device
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        weights = self.deltas.bound.model.parameters()
+        devices = {weight.device.index for weight in weights if weight.device.type == "cuda"}
+        with torch.random.fork_rng(sorted(devices)):
             self.deltas.train()
             loss, nll, kl, tokens = self._accumulate(group)
             self.deltas.eval()
@@ -247,9 +254,7 @@ class _Run:
             )
             self.on_step(info)
 
-    def _accumulate(
-        self, group: Sequence[tuple[int, TrainBatch]]
-    ) -> tuple[float, float, float | None, int]:
+    def _accumulate(self, group: Sequence[_Pass]) -> tuple[float, float, float | None, int]:
         """Backward through this process's passes; returns the step's loss, NLL, KL and tokens.
 
         Each pass is divided by the step's own total, so neither the cut into passes nor the
@@ -257,9 +262,9 @@ class _Run:
         """
         spec, bound = self.spec, self.deltas.bound
         counts = self.crew.total(
-            sum(batch.tokens() for _, batch in group),
-            sum(batch.rows for _, batch in group),
-            sum(int((b.predicting() & b.benign[:, None]).sum()) for _, b in group),
+            sum(one.batch.tokens() for one in group if one.counts),
+            sum(one.batch.rows for one in group if one.counts),
+            sum(one.benign_tokens() for one in group if one.counts),
         )
         tokens, rows, benign = (int(count) for count in counts)
         over = tokens if spec.reduction == "mean" else rows
@@ -267,22 +272,23 @@ class _Run:
             over = rows // 2
         with_kl = spec.kl_weight > 0 and benign > 0
         total, nll, kl = 0.0, 0.0, 0.0
-        for place, batch in ((place, batch.to(bound.device)) for place, batch in group):
-            torch.manual_seed(_mixed(spec.seed, self.progress.step, place))  # of dropout
-            drifts = with_kl and bool(batch.benign.any())
+        for one_pass in group:
+            batch, weight = one_pass.batch.to(bound.device), float(one_pass.counts)
+            torch.manual_seed(_mixed(spec.seed, self.progress.step, one_pass.place))  # of dropout
+            drifts = with_kl and (self.together or bool(batch.benign.any()))
             if drifts:
                 base = self.frozen.benign_logits(batch)
             with self.frozen.under(batch) as lean:
                 said = answers(bound, lean)
             one = said.nll()
-            nll += float(one.detach())
+            nll += weight * float(one.detach())
             if spec.objective == "dpo":
                 before = self.frozen.logprobs(batch)
                 one = dpo(row_logprobs(said, batch), before, spec.beta)
-            loss = one / over
+            loss = weight * one / over
             total += float(loss.detach())
             if drifts:
-                drift: Tensor = kl_to(base, said.logits[said.benign]) / benign
+                drift: Tensor = weight * kl_to(base, said.logits[said.benign]) / benign
                 loss = loss + spec.kl_weight * drift
                 kl += float(drift.detach())
             loss.backward()  # type: ignore[no-untyped-call]
@@ -308,14 +314,28 @@ class _Run:
             self._save()
 
 
+class _Pass(NamedTuple):
+    """One forward and backward pass of a step."""
+
+    place: int
+    batch: TrainBatch
+    counts: bool = True
+    """False where it is run only so that this process stays in step with the others."""
+
+    def benign_tokens(self) -> int:
+        return int((self.batch.predicting() & self.batch.benign[:, None]).sum())
+
+
 def _group(
-    items: Sequence[TrainBatch], place: int, spec: FitSpec, crew: Crew
-) -> list[tuple[int, TrainBatch]]:
-    """This process's passes of a step, with their places in it."""
+    items: Sequence[TrainBatch], place: int, spec: FitSpec, crew: Crew, together: bool
+) -> list[_Pass]:
+    """This process's passes of a step; with `together`, as many as every other process has."""
     first = place * spec.accumulate
     places = range(first, min(first + spec.accumulate, len(items)))
-    group = [(number, items[where]) for number, where in crew.share(places)]
-    widest = max((batch.rows for _, batch in group), default=0)
+    group = [_Pass(number, items[where]) for number, where in crew.share(places)]
+    while together and len(group) * crew.size < len(places):
+        group.append(_Pass(0, items[first], counts=False))
+    widest = max((one.batch.rows for one in group), default=0)
     if widest > spec.micro_batch:
         raise ConfigError(
             f"a batch holds {widest} rows and micro_batch is {spec.micro_batch}. Cut the batches"

@@ -20,6 +20,7 @@ from precise_shield.core.errors import (
 )
 from precise_shield.core.sites import NeuronSet, Site
 from precise_shield.models.bind import BoundModel, OwnedWeight, Role
+from precise_shield.models.held import is_offloaded, whole
 from precise_shield.models.units import WRITING, read_rows, unit_major, write_rows
 
 Side = Literal["out", "in"]
@@ -109,12 +110,18 @@ def slices_of(
         ConfigError: some of the neurons have a weight of these roles and others have none.
         LayoutMismatchError: a neuron is not in this model, or a weight is tied to something
             that is no projection, so that moving it would move more than neurons.
-        UnsupportedModelError: a weight is quantised.
+        UnsupportedModelError: a weight is quantised, or weights are offloaded.
     """
     if not neurons:
         raise EmptySetError(
             "there are no neurons to train. Choose more (a higher p), or look at what"
             " identification found."
+        )
+    if is_offloaded(bound.model):
+        raise UnsupportedModelError(
+            "model.device_map leaves weights on disk or in main memory only to be fetched, and what"
+            " is trained, changed or sealed must lie on a device; raise model.max_memory, or use"
+            " several GPUs (model.shard: fsdp)."
         )
     rows: dict[str, set[int]] = {}
     owners: dict[str, OwnedWeight] = {}
@@ -207,7 +214,7 @@ def fingerprint(tensor: Tensor, dim: int = 0, masked: tuple[int, ...] = ()) -> s
     Streams: never more than a chunk of rows is copied, whatever device the tensor is on.
     """
     digest = hashlib.sha256(f"{tuple(tensor.shape)} {tensor.dtype} {dim} {masked}".encode())
-    for part in _row_chunks(tensor.detach(), dim, masked):
+    for part in _row_chunks(whole(tensor.detach()), dim, masked):
         digest.update(_bits(part.cpu()).numpy().data)
     return digest.hexdigest()
 

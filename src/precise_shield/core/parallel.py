@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -115,6 +116,17 @@ class Crew:
             self.wait()
         yield
         if self.leads:
+            self.wait()
+
+    @contextmanager
+    def in_turn(self) -> Iterator[None]:
+        """One process of a machine after the other, so that only one needs the room at a time."""
+        turns = max(self.gather(int(os.environ.get("LOCAL_WORLD_SIZE", self.size))))
+        mine = int(os.environ.get("LOCAL_RANK", self.rank))
+        for _ in range(mine):
+            self.wait()
+        yield
+        for _ in range(mine, turns):
             self.wait()
 
 

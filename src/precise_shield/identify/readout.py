@@ -13,6 +13,7 @@ from torch import Tensor
 from precise_shield.core.sites import NeuronSet, Site
 from precise_shield.identify.collect import Position, Stats
 from precise_shield.models.bind import BoundModel
+from precise_shield.models.held import without_gradients
 from precise_shield.models.lens import direct_logits
 from precise_shield.models.taps import tapped
 
@@ -109,7 +110,7 @@ def drivers(
     ]
 
 
-@torch.inference_mode()
+@without_gradients()
 def _activations(
     bound: BoundModel, sites: Iterable[Site], batch: Asked
 ) -> dict[Site, Float[Tensor, "batch width"]]:

@@ -13,6 +13,7 @@ from precise_shield.core.errors import EmptySetError
 from precise_shield.core.sites import NeuronSet, Site
 from precise_shield.intervene.edits import intervening, suppress
 from precise_shield.models.bind import BoundModel
+from precise_shield.models.held import without_gradients
 from precise_shield.models.taps import tapped
 
 
@@ -119,7 +120,7 @@ def influence(
     return found[0], found[1:]
 
 
-@torch.inference_mode()
+@without_gradients()
 def _read(
     bound: BoundModel, neurons: NeuronSet, each: Pass, layers: Sequence[int]
 ) -> list[Float[Tensor, "batch k"]]:

@@ -12,7 +12,7 @@ from precise_shield.models.batching import backing_off
 from precise_shield.models.chat import Message
 from precise_shield.models.decoding import Choice, decode, decode_by_library
 from precise_shield.models.encoding import IGNORED, Encoded, batches
-from precise_shield.models.held import is_sharded
+from precise_shield.models.held import is_sharded, without_gradients
 from precise_shield.models.loading import LoadedModel
 
 
@@ -50,7 +50,7 @@ def rendered(loaded: LoadedModel, turns: Sequence[Message], *, opens_answer: boo
     return str(text)
 
 
-@torch.inference_mode()
+@without_gradients()
 def complete(
     loaded: LoadedModel, texts: Sequence[str], max_new_tokens: int, batch_size: int = 16
 ) -> list[str]:

@@ -12,7 +12,7 @@ from precise_shield.core.records import Example, Response
 from precise_shield.models.batching import backing_off
 from precise_shield.models.decoding import Choice, decode, decode_by_library
 from precise_shield.models.encoding import encode, plan
-from precise_shield.models.held import is_sharded
+from precise_shield.models.held import is_sharded, without_gradients
 from precise_shield.models.loading import LoadedModel
 from precise_shield.models.positions import running
 
@@ -76,7 +76,7 @@ def generate(
     return [done[i] for i in range(len(examples))]
 
 
-@torch.inference_mode()
+@without_gradients()
 def _answer(
     loaded: LoadedModel,
     examples: list[Example],

@@ -9,11 +9,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from precise_shield.models.bind import BoundModel, resolve
+from precise_shield.models.held import without_gradients
 from precise_shield.models.layouts import layouts_for
 from precise_shield.models.loading import LoadedModel
 
 
-@torch.inference_mode()
+@without_gradients()
 def direct_logits(
     bound: BoundModel, vectors: Float[Tensor, "k hidden"]
 ) -> Float[Tensor, "k vocab"]:

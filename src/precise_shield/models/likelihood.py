@@ -15,7 +15,7 @@ from precise_shield.core.records import Example
 from precise_shield.models.batching import backing_off
 from precise_shield.models.chat import conversation, prompt_text, response_tokens
 from precise_shield.models.encoding import Encoded, encode, plan
-from precise_shield.models.held import is_sharded
+from precise_shield.models.held import is_sharded, without_gradients
 from precise_shield.models.loading import LoadedModel
 from precise_shield.models.positions import running
 from precise_shield.models.readout import FirstTokenReadout
@@ -81,7 +81,7 @@ def first_token_log_odds(
     return FirstTokenReadout(loaded, examples, refusal_tokens, batch_size)()
 
 
-@torch.inference_mode()
+@without_gradients()
 def answer_logprobs(
     loaded: LoadedModel,
     examples: Sequence[Example],
@@ -133,7 +133,7 @@ class Effects:
         return (-self.logprob.sum(1) / self.tokens.sum()).exp()
 
 
-@torch.inference_mode()
+@without_gradients()
 def answers_under(
     loaded: LoadedModel,
     examples: Sequence[Example],

@@ -24,6 +24,7 @@ from transformers.processing_utils import ProcessorMixin
 
 from precise_shield.core.errors import LoadingError, UnsupportedModelError
 from precise_shield.models.files import Source, check_weights, first_line, locate, quiet
+from precise_shield.models.held import check_mapping, check_sharing, entrance_of, share_blocks
 from precise_shield.models.layouts import layouts_for
 from precise_shield.models.processors import load_processor, reading_digest
 from precise_shield.models.weights import checked_fingerprint
@@ -50,6 +51,13 @@ class ModelSpec:
     device: str = "auto"
     """auto takes cuda before mps before cpu."""
 
+    shard: bool = False
+    """Spread the language model's blocks over the processes of the launch."""
+
+    device_map: str | dict[str, int | str] | None = None
+    """Where each part goes, in accelerate's words; None puts all on `device`."""
+
+    max_memory: dict[int | str, int | str] | None = None
     trust_remote_code: bool = False
     chat_template: Path | None = None
     """A Jinja file to use in place of the model's own chat template."""
@@ -113,6 +121,10 @@ def load(spec: ModelSpec) -> LoadedModel:
             template; the device or type does not exist.
     """
     device, dtype = pick_device(spec.device), _dtype(spec.dtype)
+    if spec.shard:
+        check_sharing()
+    if spec.device_map is not None:
+        check_mapping(spec.shard)
     with quiet():
         source = locate(spec.path, spec.revision, spec.gguf_file)
         config = read_config(source, spec)
@@ -125,7 +137,12 @@ def load(spec: ModelSpec) -> LoadedModel:
         model = _model(source, config, spec, dtype)
         fingerprint = checked_fingerprint(model)
         model.train(False).requires_grad_(False)
-        nn.Module.to(model, device)
+        if spec.shard:
+            share_blocks(_blocks(model), device)
+        if spec.device_map is None:
+            nn.Module.to(model, device)
+        else:
+            device = entrance_of(model)
     end_id, stop_ids = _ends(source, model, tokenizer, processor, template)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = str(tokenizer.convert_ids_to_tokens(end_id))
@@ -258,9 +275,11 @@ def _model(
     source: Source, config: PreTrainedConfig, spec: ModelSpec, dtype: torch.dtype | str
 ) -> PreTrainedModel:
     kind: Any = AutoModelForImageTextToText if sees(config) else AutoModelForCausalLM
-    kept = (
+    kept: dict[str, Any] = (
         {"use_safetensors": True} if source.gguf_file is None else {"gguf_file": source.gguf_file}
     )
+    if spec.device_map is not None:
+        kept |= {"device_map": spec.device_map, "max_memory": spec.max_memory}
     try:
         loaded = kind.from_pretrained(
             source.folder,
@@ -282,6 +301,17 @@ def _model(
     if source.gguf_file is not None:
         _forget_gguf(model)
     return model
+
+
+def _blocks(model: PreTrainedModel) -> list[nn.Module]:
+    layout = layouts_for(model.config.model_type)["text"]
+    if layout.having is not None:
+        raise UnsupportedModelError(
+            f"{model.config.model_type!r} passes over some of its blocks where there is no"
+            " picture, and processes that share a model must run the same blocks. Set"
+            " model.shard: none."
+        )
+    return list(model.get_submodule(layout.layers).children())
 
 
 def _forget_gguf(model: PreTrainedModel) -> None:

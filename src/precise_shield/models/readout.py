@@ -13,6 +13,7 @@ from torch import Tensor
 from precise_shield.core.errors import ConfigError
 from precise_shield.core.records import Example
 from precise_shield.models.encoding import Encoded, encode, plan
+from precise_shield.models.held import without_gradients
 from precise_shield.models.loading import LoadedModel
 from precise_shield.models.positions import running
 
@@ -59,7 +60,7 @@ class FirstTokenReadout:
             batch = encode(loaded, asked, None, side="left")
             self._parts.append((part, batch, hits & ~out, ~hits & ~out))
 
-    @torch.inference_mode()
+    @without_gradients()
     def __call__(self) -> Float[Tensor, " examples"]:
         """Read the model out as it is, hooks included."""
         odds = torch.full((self.size,), nan, dtype=torch.float64)

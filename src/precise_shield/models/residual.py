@@ -14,7 +14,7 @@ from precise_shield.core.records import Example
 from precise_shield.models.batching import backing_off
 from precise_shield.models.bind import BoundModel
 from precise_shield.models.encoding import Encoded, encode, plan
-from precise_shield.models.held import is_sharded
+from precise_shield.models.held import is_sharded, without_gradients
 from precise_shield.models.loading import LoadedModel
 from precise_shield.models.words import last_own_token
 
@@ -44,7 +44,7 @@ def residual_stream(
         at: [torch.empty(0)] * len(examples) for at in positions
     }
 
-    @torch.inference_mode()
+    @without_gradients()
     def work(part: list[int]) -> None:
         rows = [examples[i] for i in part]
         batch = encode(loaded, rows)

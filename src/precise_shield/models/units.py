@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from precise_shield.models.held import fetched, put_back, whole
+
 Role = Literal[
     "gate", "up", "down", "query", "key", "value", "query_bias", "key_bias", "value_bias", "out"
 ]
@@ -36,7 +38,7 @@ def read_rows(weight: Tensor, dim: int, index: Iterable[int]) -> Float[Tensor, "
     Positions count along `dim`; in stacked experts they go on from one expert to the next, so
     position j of expert e is `e * size + j`.
     """
-    view = unit_major(weight.detach(), dim)
+    view = unit_major(whole(weight.detach()), dim)
     return view[_where(view, index)]
 
 
@@ -45,8 +47,10 @@ def write_rows(
 ) -> None:
     """Put `values`, shaped as `read_rows` gives them, back in place."""
     with torch.no_grad():
-        view = unit_major(weight, dim)
+        values_of = whole(weight)
+        view = unit_major(values_of, dim)
         view[_where(view, index)] = values.to(weight.device)
+        put_back(weight, values_of)
 
 
 def _where(view: Tensor, index: Iterable[int]) -> tuple[Tensor, ...]:
@@ -87,7 +91,8 @@ class OwnedWeight:
 
     def read(self, units: Iterable[int]) -> Float[Tensor, "units fan"]:
         """A copy of the slices that units own, one a row."""
-        return read_rows(self.weight, self.dim, self.index(units))
+        with fetched(self.module):
+            return read_rows(self.weight, self.dim, self.index(units))
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from precise_shield.core.errors import LoadingError
+from precise_shield.models.held import fetched, is_offloaded, is_sharded, whole
 from precise_shield.models.layouts import DOWN, GATE_UP
 
 
@@ -26,16 +27,27 @@ def checked_fingerprint(model: nn.Module) -> str:
     Raises:
         LoadingError: names the first weight that is not finite.
     """
-    named = sorted(model.named_parameters())
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        parts = list(pool.map(lambda row: _digest(*row), named))
+    named = sorted(name for name, _ in model.named_parameters())
+    workers = (
+        1 if is_sharded(model) or is_offloaded(model) else min(8, os.cpu_count() or 1)
+    )  # shares meet in order
+    with ThreadPoolExecutor(workers) as pool:
+        parts = list(pool.map(lambda name: _held_digest(model, name), named))
     total = hashlib.sha256()
     for part in parts:
         total.update(part)
     return total.hexdigest()
 
 
-def _digest(name: str, weight: Tensor) -> bytes:
+def _held_digest(model: nn.Module, name: str) -> bytes:
+    parent, _, own = name.rpartition(".")
+    module = model.get_submodule(parent)
+    with fetched(module):
+        return _digest(name, module.get_parameter(own))
+
+
+def _digest(name: str, held: Tensor) -> bytes:
+    weight = whole(held.detach())
     if not torch.isfinite(weight).all():
         count = int((~torch.isfinite(weight)).sum())
         raise LoadingError(

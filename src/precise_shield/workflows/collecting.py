@@ -36,7 +36,13 @@ from precise_shield.workflows.context import Run
 from precise_shield.workflows.factorial import crossed_rows
 from precise_shield.workflows.own import OwnRows, own_rows
 from precise_shield.workflows.quantities import affordable, needed
-from precise_shield.workflows.shares import checkpoint_of, drop_unfinished, share_of, stated
+from precise_shield.workflows.shares import (
+    check_sharded,
+    checkpoint_of,
+    drop_unfinished,
+    share_of,
+    stated,
+)
 
 MEANING = 2
 """Part of the statistics' key; goes up when a position or quantity changes what it means."""
@@ -333,6 +339,7 @@ def _stream(plan: Plan, stage: Stage, cells: list[Cell], quantity: Quantity) -> 
         batch_size = begun
         run.reporter.say("an unfinished collection goes on where it was saved last")
     elif run.sharded:
+        check_sharded(quantity.name)
         stated(batch_size)
     elif batch_size is None:
         longest = plan.longest(LARGEST.get(run.loaded.device.type, 64))

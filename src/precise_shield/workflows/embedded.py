@@ -25,6 +25,9 @@ def spec_of(section: ModelSection) -> ModelSpec:
         gguf_file=section.gguf_file,
         dtype=section.dtype,
         device=section.device,
+        shard=section.shard == "fsdp",
+        device_map=section.device_map,
+        max_memory=section.max_memory,
         trust_remote_code=section.trust_remote_code,
         chat_template=section.chat_template,
     )

@@ -57,6 +57,19 @@ def drop_unfinished(stage: Stage) -> None:
         path.unlink()
 
 
+def check_sharded(quantity: str) -> None:
+    """Passes over one example's blocks are as many as the example asks for.
+
+    Raises:
+        ConfigError: the score needs such passes.
+    """
+    if quantity.startswith("deactivation"):
+        raise ConfigError(
+            "exact deactivation runs a sharded model unequally often in its processes; choose"
+            " another identify.score, or model.shard: none."
+        )
+
+
 def stated(batch_size: int | None) -> None:
     """Processes that share one model cannot try out how much fits.
 

@@ -30,6 +30,13 @@ class ModelSection(Section):
     """`fsdp` spreads every block of the language model over the processes of a `torchrun`, for
     models larger than one GPU; `none` gives each process the whole model."""
 
+    device_map: Literal["auto", "balanced", "sequential"] | dict[str, int | str] | None = None
+    """Spread the model over the GPUs, the main memory and the disk that one process sees
+    (accelerate's device maps); null puts it on `device`. On disk it can be read, not trained."""
+
+    max_memory: dict[int | str, int | str] | None = None
+    """Most memory per device for `device_map: auto`, e.g. `{0: 20GiB, cpu: 60GiB}`."""
+
     threads: int | None = Field(default=None, gt=0)
     """CPU threads; null leaves torch's choice. One is best for tiny models: more wait for each
     other wherever another process has a core."""
