@@ -161,3 +161,29 @@ def test_without_scripts_the_page_still_says_everything(browser: object, tmp_pat
     assert page.locator("#forest table").is_visible()
     assert page.locator("#all").is_hidden()  # no dead button
     assert page.locator("th button").count() == 0
+
+
+def test_matrices_take_another_order_by_keyboard(browser: object, tmp_path: Path) -> None:
+    page = opened(browser, realistic_page(), tmp_path).page
+    order = page.locator("#overlap select")  # type: ignore[attr-defined]
+    columns = """els => els.map(e => [e.textContent, e.getBoundingClientRect().x])
+        .sort((a, b) => a[1] - b[1]).map(a => a[0])"""
+    heads = "#overlap .panel:first-child svg > g[data-c]:not([data-r])"
+
+    def across() -> list[str]:
+        return page.eval_on_selector_all(heads, columns)  # type: ignore[attr-defined, no-any-return]
+
+    def cell() -> tuple[str, str]:
+        """The words under which a cell is found, and where it stands."""
+        one = page.locator("#overlap g[data-r='0'][data-c='1']").first  # type: ignore[attr-defined]
+        return one.text_content(), one.get_attribute("transform") or ""
+
+    before, word = across(), cell()[0]
+    order.focus()
+    page.keyboard.press("End")  # type: ignore[attr-defined]
+    assert order.input_value() == "by similarity"
+    assert sorted(across()) == sorted(before) != across() != before
+    assert cell()[0] == word
+    page.keyboard.press("Home")  # type: ignore[attr-defined]
+    assert across() == before
+    assert cell()[1] == "translate(0 0)"

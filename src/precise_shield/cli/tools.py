@@ -26,11 +26,12 @@ def report(
     beside: Annotated[
         Path | None, typer.Argument(help="Another run folder, shown side by side.")
     ] = None,
+    png: Annotated[bool, typer.Option("--png", help="Every figure as PNG too.")] = False,
 ) -> None:
     """Write the page of a finished run again, alone or beside another run."""
     from precise_shield.workflows.run import write_pages
 
-    for path in write_pages(folder, beside):
+    for path in write_pages(folder, beside, png=png):
         typer.echo(path)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite, nan
 
@@ -111,6 +112,7 @@ def heat_map(
     squares: Sequence[Sequence[Square | None]],
     ramp: str,
     gaps: Sequence[int] = (),
+    orders: Mapping[str, Sequence[int]] | None = None,
 ) -> Markup:
     """A grid of squares with their figures in them; None leaves a place empty.
 
@@ -121,6 +123,7 @@ def heat_map(
         squares: the cells, row by row.
         ramp: name of the colour ramp.
         gaps: rows before which space is left, to set pooled rows apart.
+        orders: other orders of rows and columns alike, which the page's script offers.
     """
     deep = any(square and square.sub for row in squares for square in row)
     high = 34.0 if deep else 26.0
@@ -128,19 +131,26 @@ def heat_map(
     wide = min(wide, 92.0)
     heads = [_head_lines(name, wide) for name in columns]
     top = 21.0 if all(len(lines) == 1 for lines in heads) else 34.0
-    parts = [
-        _column_head(lines, LABELS + (k + 0.5) * wide, top, wide) for k, lines in enumerate(heads)
-    ]
+    parts = []
+    for k, lines in enumerate(heads):
+        head = _column_head(lines, LABELS + (k + 0.5) * wide, top, wide)
+        parts.append(head if orders is None else tag("g", head, data_c=k))
     y = top
     for index, (name, row) in enumerate(zip(rows, squares, strict=True)):
         y += 8 if index in gaps else 0
         short = fitted(name, LABELS - 8)
-        parts.append(text(LABELS - 8, y + high / 2 + 4, short, anchor="end"))
+        name_at = text(LABELS - 8, y + high / 2 + 4, short, anchor="end")
+        parts.append(name_at if orders is None else tag("g", name_at, data_r=index))
         for k, square in enumerate(row):
             if square is not None:
-                parts.append(_square(square, LABELS + k * wide, y, wide, high, ramp))
+                drawn = _square(square, LABELS + k * wide, y, wide, high, ramp)
+                parts.append(drawn if orders is None else tag("g", drawn, data_r=index, data_c=k))
         y += high
-    return drawing(max(WIDTH, LABELS + wide * len(columns)), y + 4, label, parts)
+    width = max(WIDTH, LABELS + wide * len(columns))
+    if orders is None:
+        return drawing(width, y + 4, label, parts)
+    step = {"data_orders": json.dumps(orders), "data_wide": wide, "data_high": high}
+    return drawing(width, y + 4, label, parts, **step)
 
 
 def _head_lines(name: str, wide: float) -> list[str]:

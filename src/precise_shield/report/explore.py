@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from importlib import resources
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from precise_shield.core.atlas import Atlas
 from precise_shield.core.sites import Site
 from precise_shield.core.summary import Summary
 from precise_shield.core.summary.dynamics import WrittenNeuron
-from precise_shield.report.words import visible
+from precise_shield.report.environment import environment
 
 Inclusion = Mapping[str, Mapping[str, Sequence[float]]]
 """Set, site, and a share of bootstrap draws for each of its units, in increasing order."""
@@ -135,7 +131,7 @@ def neuron_page(found: Found, site: Site, unit: int) -> str:
 
 def refusal_page(sentence: str) -> str:
     """A page that says in one sentence why there is nothing to show."""
-    return _environment().get_template("explore.html.j2").render(kind="refusal", sentence=sentence)
+    return environment().get_template("explore.html.j2").render(kind="refusal", sentence=sentence)
 
 
 def style_sheet() -> bytes:
@@ -146,28 +142,7 @@ def style_sheet() -> bytes:
 def _rendered(kind: str, found: Found, **more: object) -> str:
     sites = sorted(found.atlas.widths)
     return (
-        _environment()
+        environment()
         .get_template("explore.html.j2")
         .render(kind=kind, found=found, summary=found.summary, sites=sites, **more)
     )
-
-
-def _shown(value: object) -> object:
-    """Foreign text with its control characters as words; undefined figures as a dash."""
-    if value is None:
-        return "–"
-    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-
-@cache
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("precise_shield.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_shown,
-    )
-    environment.filters["percent"] = lambda share: None if share is None else f"{share:.0%}"
-    return environment

@@ -11,6 +11,7 @@ from precise_shield.core.records import MODALITIES, Modality
 from precise_shield.core.summary import Overlap, SetFacts
 from precise_shield.report.charts import PLOT, Lane, Mark, Square, heat_map, marks_plot
 from precise_shield.report.figures import Figure, Panel
+from precise_shield.report.orders import orders_of
 from precise_shield.report.svg import unit
 from precise_shield.report.tables import Rows, Table, p_entry, real, share, table, whole
 from precise_shield.report.view import View
@@ -73,8 +74,9 @@ def overlap_figure(view: View) -> Figure | None:
         if len(languages) < 2 or not within:
             continue
         title = modality_name(modality)
+        orders = _orders(view, languages, modality, within)
         for what, of in _READINGS.items():
-            matrix = _matrix(languages, modality, within, of, what)
+            matrix = _matrix(languages, modality, within, of, what, orders)
             panels.append(Panel(f"{title}: {what}", matrix))
     if not panels:
         return None
@@ -86,6 +88,19 @@ def overlap_figure(view: View) -> Figure | None:
         tuple(panels),
         overlap_table(view),
     )
+
+
+def _orders(
+    view: View,
+    languages: Sequence[str],
+    modality: Modality,
+    overlaps: dict[tuple[Place, Place], Overlap],
+) -> dict[str, list[int]]:
+    places = [(language, modality) for language in languages]
+    pairs = [[overlaps.get((a, b)) for b in places] for a in places]
+    shares = [[None if one is None else one.share for one in row] for row in pairs]
+    sets = cell_sets(view)
+    return orders_of(languages, [sets.get(place) for place in places], shares, view.high_resource)
 
 
 def chance_of(overlap: Overlap) -> float | None:
@@ -111,6 +126,7 @@ def _matrix(
     overlaps: dict[tuple[Place, Place], Overlap],
     of: Callable[[Overlap], float | None],
     what: str,
+    orders: dict[str, list[int]],
 ) -> Markup:
     squares: list[list[Square | None]] = []
     for a in languages:
@@ -120,9 +136,8 @@ def _matrix(
             row.append(None if overlap is None else _square(overlap, of(overlap), a, b, what))
         squares.append(row)
     names = [language_name(code) for code in languages]
-    return heat_map(
-        f"Overlap, {modality_name(modality)}, {what}", names, list(languages), squares, "share"
-    )
+    label = f"Overlap, {modality_name(modality)}, {what}"
+    return heat_map(label, names, list(languages), squares, "share", orders=orders)
 
 
 def _square(overlap: Overlap, value: float | None, a: str, b: str, what: str) -> Square:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from precise_shield.core.store import readable_errors, write_whole
@@ -23,10 +20,10 @@ from precise_shield.report.anatomy import (
 )
 from precise_shield.report.audit import audit_tables
 from precise_shield.report.causal import causal_figures
-from precise_shield.report.charts import glyph
 from precise_shield.report.compare import comparison
 from precise_shield.report.data_notes import data_tables
 from precise_shield.report.dynamics import influence_figure, writes_table
+from precise_shield.report.environment import environment
 from precise_shield.report.evidence import (
     attack_table,
     believe_findings,
@@ -53,7 +50,6 @@ from precise_shield.report.profile import counts_figure, private_figure, profile
 from precise_shield.report.samples import shown_samples
 from precise_shield.report.standalone import standalone
 from precise_shield.report.sureness import own_table, sureness_figures
-from precise_shield.report.svg import tag
 from precise_shield.report.tables import (
     claims_table,
     config_text,
@@ -69,7 +65,6 @@ from precise_shield.report.tiles import tiles
 from precise_shield.report.transfer import transfer_figure
 from precise_shield.report.utility import utility_tables
 from precise_shield.report.view import View
-from precise_shield.report.words import visible
 
 __all__ = ["figures_of", "render_html", "render_markdown", "write_report"]
 
@@ -177,7 +172,7 @@ def render_html(summary: Summary, compare: Summary | None = None) -> str:
     view = View(summary)
     samples, unshown = shown_samples(view)
     css, script = palette_css() + _resource("style.css"), _resource("script.js")
-    return _environment().get_template("page.html.j2").render(
+    return environment().get_template("page.html.j2").render(
         summary=summary,
         view=view,
         css=Markup(css),
@@ -244,43 +239,3 @@ def _hash(text: str) -> str:
 
 def _resource(name: str) -> str:
     return (files("precise_shield.report") / "templates" / name).read_text(encoding="utf-8")
-
-
-@cache
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("precise_shield.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_shown,
-    )
-    environment.filters["tidy"] = _tidy
-    environment.globals["tone_signs"] = {"good": "●", "bad": "▲", "unclear": "○", "plain": "–"}
-    environment.globals["legend_glyph"] = legend_glyph
-    return environment
-
-
-def _shown(value: object) -> object:
-    """What every `{{ }}` passes through: text gets its control characters made visible."""
-    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-
-def _tidy(text: str) -> str:
-    """Keep `[5, 7]` on one line."""
-    return _INTERVAL.sub(f"[\\1,{chr(160)}\\2]", text)
-
-
-_INTERVAL = re.compile(r"\[(\S+), (\S+)\]")
-
-
-def legend_glyph(kind: str) -> Markup:
-    """The mark of a legend entry as a small picture."""
-    if kind == "ticks":
-        mark = tag("path", d="M4 3v10M8 3v10M12 3v10", class_="k-random ticks")
-    else:
-        mark = glyph(kind, 8.0, 8.0)
-    return tag(
-        "svg", mark, width=16, height=16, viewBox="0 0 16 16", aria_hidden="true", class_="figure"
-    )

@@ -39,7 +39,7 @@ def standalone(figure: Figure) -> str:
         x += label_width(meaning) + 44
     height = top + (16 if figure.legend else 0)
     width = max(columns * step - GAP, x)
-    style = tag("style", Markup(palette_css(dark=False) + _figure_css()))
+    style = tag("style", Markup(_plain(palette_css(dark=False) + _figure_css())))
     return str(
         tag(
             "svg",
@@ -77,3 +77,14 @@ def _figure_css() -> str:
     """The part of the style sheet that draws figures: everything up to its marker."""
     sheet = (files("precise_shield.report") / "templates" / "style.css").read_text(encoding="utf-8")
     return sheet.split("/* page */", 1)[0]
+
+
+def _plain(css: str) -> str:
+    """The sheet with its custom properties put in, for programs that know none of them."""
+    values = dict(re.findall(r"--([\w-]+):([^;}]+)", css))
+    filled = re.sub(r"var\(--([\w-]+)\)", lambda found: values[found[1]], css)
+    plain = re.sub(r":root\{[^}]*\}\s*", "", filled)
+    long = r"font-weight:\1;font-size:\2;font-family:\3;"
+    return re.sub(r"font:(?:(\d+) )?([\d.]+px) ([^;}]+);?", long, plain).replace(
+        "font-weight:;", ""
+    )

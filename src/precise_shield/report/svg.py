@@ -48,7 +48,9 @@ def join(parts: Sequence[Markup]) -> Markup:
     return Markup("").join(parts)
 
 
-def drawing(width: Length, height: Length, label: str, parts: Sequence[Markup]) -> Markup:
+def drawing(
+    width: Length, height: Length, label: str, parts: Sequence[Markup], **more: str | Length
+) -> Markup:
     """An `<svg>` of natural size that a screen reader hears as one picture with a name."""
     return tag(
         "svg",
@@ -59,6 +61,7 @@ def drawing(width: Length, height: Length, label: str, parts: Sequence[Markup]) 
         role="img",
         aria_label=label,
         class_="figure",
+        **more,
     )
 
 

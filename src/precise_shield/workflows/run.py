@@ -11,6 +11,7 @@ from precise_shield.core.parallel import crew
 from precise_shield.core.store import read_json, readable_errors
 from precise_shield.core.summary import Summary
 from precise_shield.report.page import write_report
+from precise_shield.report.raster import write_pngs
 from precise_shield.workflows.align import align
 from precise_shield.workflows.asked import calls_beforehand
 from precise_shield.workflows.config import commented
@@ -87,18 +88,21 @@ def plan(run: Run) -> list[str]:
     ]
 
 
-def write_pages(folder: Path, beside: Path | None = None) -> list[Path]:
+def write_pages(folder: Path, beside: Path | None = None, *, png: bool = False) -> list[Path]:
     """Write `report.html`, `report.md` and the figures from a folder's `summary.json`.
 
-    With `beside`, another run's folder, the page sets the two runs side by side.
+    With `beside`, another run's folder, the page sets the two runs side by side. With `png`, every
+    figure is drawn as a PNG too.
 
     Raises:
         StoreError: there is no summary, or it is of another schema.
+        ConfigError: `png` without resvg_py, or without a font.
     """
     other = None if beside is None else read_summary(beside)
     summary = read_summary(folder)
     with readable_errors(folder):
-        return list(write_report(summary, folder, other).values())
+        written = list(write_report(summary, folder, other).values())
+    return written + (write_pngs(folder) if png else [])
 
 
 def read_summary(folder: Path) -> Summary:

@@ -49,6 +49,31 @@
   document.addEventListener("scroll", () => { tip.hidden = true; }, { passive: true });
   document.addEventListener("keydown", (event) => { if (event.key === "Escape") tip.hidden = true; });
 
+  // Matrices whose rows and columns can be put in another order: a list above them.
+  const arranged = (svg, order) => {
+    const at = [];
+    order.forEach((row, place) => { at[row] = place; });
+    for (const part of svg.querySelectorAll("[data-r],[data-c]")) {
+      const { r, c } = part.dataset;
+      const x = c === undefined ? 0 : (at[c] - c) * svg.dataset.wide;
+      const y = r === undefined ? 0 : (at[r] - r) * svg.dataset.high;
+      part.setAttribute("transform", `translate(${x} ${y})`);
+    }
+  };
+  for (const figure of document.querySelectorAll("figure")) {
+    const movable = [...figure.querySelectorAll("svg[data-orders]")];
+    if (!movable.length) continue;
+    const orders = movable.map((svg) => JSON.parse(svg.dataset.orders));
+    const label = document.createElement("label"), list = document.createElement("select");
+    label.className = "order";
+    label.append("Rows and columns ", list);
+    for (const name of Object.keys(orders[0])) list.add(new Option(name, name));
+    list.addEventListener("change", () => movable.forEach((svg, k) => {
+      if (orders[k][list.value]) arranged(svg, orders[k][list.value]);
+    }));
+    figure.querySelector(".panels").before(label);
+  }
+
   // Numbers: open all tables at once, for searching and printing.
   const numbers = [...document.querySelectorAll("details.numbers")];
   const all = document.getElementById("all");
