@@ -149,7 +149,8 @@ def heat_map(
     width = max(WIDTH, LABELS + wide * len(columns))
     if orders is None:
         return drawing(width, y + 4, label, parts)
-    step = {"data_orders": json.dumps(orders), "data_wide": wide, "data_high": high}
+    step: dict[str, str | float] = {"data_wide": wide, "data_high": high}
+    step["data_orders"] = json.dumps(orders)
     return drawing(width, y + 4, label, parts, **step)
 
 
