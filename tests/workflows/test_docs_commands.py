@@ -27,6 +27,7 @@ PARSED = {
     r"demo\b.*": "the whole embedded world; a slow test runs it",
     r"explore runs/mine": "serves until it is interrupted; test_explore.py asks it",
     r"judge again runs/mine guard": "asks the real weights of a judging model",
+    r"judge error .*": "needs answers that people labelled; the tests of judging have some",
     r"run mine.yaml --limit 8 .*": "a second whole run; test_run.py makes one",
 }
 """Commands that are not executed here, and why; their words and options are checked."""

@@ -84,6 +84,6 @@ def _installed(families: tuple[str, ...]) -> str | None:
             f'<text x="2" y="16" font-family="{name}" font-size="16">M</text></svg>'
         )
         with Image.open(io.BytesIO(_drawn(letter, 1.0, name, name))) as picture:
-            if picture.convert("L").getextrema()[0] < 128:
+            if min(picture.convert("L").tobytes()) < 128:
                 return name
     return None
