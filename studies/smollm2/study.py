@@ -4,10 +4,12 @@
 
 PART is one of, in this order:
     choose   learning rate and position, chosen and random rows, on validation prompts
-    seeds    chosen and random rows, three trainings each at two rates, on test prompts
+    seeds    chosen and random rows, three trainings each (two at the high rate), on test prompts
     arms     every other arm on test prompts, the dense ones after a search on validation
     causal   suppression before and after alignment, beside matched random neurons
+    elsewhere   the chosen set at zero in models where other rows learnt to refuse
     separation  AUC of the first-token refusal log-odds, harmful against topic-matched benign
+    utility  harmless sentences repeated word for word
     curve    p from 1 % to 10 %, chosen and random rows, on validation prompts
 
 DATA holds the folders `polyrefuse`, `multijail`, `xstest` and `multiq`; MODEL is a folder or file
@@ -31,12 +33,15 @@ from precise_shield.core.records import Example
 from precise_shield.core.sites import NeuronSet
 from precise_shield.core.store import digest
 from precise_shield.core.summary import Condition, Measure
+from precise_shield.data.abilities import abilities
 from precise_shield.data.gather import limited
+from precise_shield.evaluate.measures import rate_of
 from precise_shield.evaluate.statistics import auc
 from precise_shield.intervene.edits import intervening, suppress
 from precise_shield.models.bind import BoundModel
+from precise_shield.models.readout import FirstTokenReadout
 from precise_shield.workflows.arms import Arm, Settings, configured, make
-from precise_shield.workflows.conditions import State, aligned_state, base_state
+from precise_shield.workflows.conditions import State, aligned_state, base_state, respond
 from precise_shield.workflows.context import Run
 from precise_shield.workflows.openings import log_opening
 from precise_shield.workflows.panel import Surgery, first_token_readout
@@ -46,7 +51,7 @@ from precise_shield.workflows.verify import CONTROL_SEED
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
-from measured import Row, Table, hits, keep, measured, over_seeds  # noqa: E402
+from measured import Row, Table, hits, interval, keep, measured, over_seeds  # noqa: E402
 
 RATES = (3e-3, 5e-3, 1e-2)
 POSITIONS = ("response_mean", "last_prompt")
@@ -66,6 +71,7 @@ SEARCH: dict[str, tuple[float, ...]] = {
 """Learning rates that the other arms are tried at."""
 
 RANDOM_ANSWERED = 3
+REPEATED = 40
 MOST = 0.2
 """Over-refusal on validation prompts that a picked setting may have."""
 
@@ -145,10 +151,10 @@ def test_prompts(run: Run) -> list[Example]:
 
 def seeds(study: Study) -> Iterator[Row]:
     """Trainings of the chosen rows and as many sets of random rows, on test prompts."""
-    for rate in (RATES[0], RATES[-1]):
+    for rate, trainings in ((RATES[0], SEEDS), (RATES[-1], SEEDS[:2])):
         ours: dict[str, list[Table]] = {}
         theirs: dict[str, list[Table]] = {}
-        for seed in SEEDS:
+        for seed in trainings:
             run, made = settled(study, seed, rate)
             examples = test_prompts(run)
             if (rate, seed) == (RATES[0], 0):
@@ -196,26 +202,51 @@ def causal(study: Study) -> Iterator[Row]:
     drawn = surgery.random(chosen, run.config.verify.random_sets, CONTROL_SEED)
     aligned = aligned_state(make(run, made["aligned"], configured(run)))
     for state in (base_state(), aligned):
-        with state.enter(run.bound):
-            odds = [float(readout().mean())]
-            for neurons in (chosen, *drawn):
-                with surgery.off(neurons)():
-                    odds.append(float(readout().mean()))
-        at_most = sum(value <= odds[1] for value in odds[2:])
-        yield {
-            "model": state.name,
-            "suppressed": "log-odds of a refusal",
-            "before": odds[0],
-            "chosen": odds[1],
-            "random": sum(odds[2:]) / len(drawn),
-            "p": (1 + at_most) / (1 + len(drawn)),
-            "n": len(harmful),
-        }
+        yield silenced(run, state, readout, [chosen, *drawn], len(harmful))
     named = {"nothing": None, "chosen": chosen}
     named |= {f"random {i}": drawn[i] for i in range(RANDOM_ANSWERED)}
     for what, neurons in named.items():
         row, _ = measured(run, suppressed(aligned, what, neurons), prompts)
         yield {"model": "aligned", "suppressed": what, **row}
+
+
+def silenced(
+    run: Run, state: State, readout: FirstTokenReadout, sets: Sequence[NeuronSet], n: int
+) -> Row:
+    """Mean refusal log-odds with nothing, the first set, and each other set at zero."""
+    with state.enter(run.bound):
+        odds = [float(readout().mean())]
+        for neurons in sets:
+            with intervening(run.bound, neurons, suppress):
+                odds.append(float(readout().mean()))
+    at_most = sum(value <= odds[1] for value in odds[2:])
+    return {
+        "model": state.name,
+        "suppressed": "log-odds of a refusal",
+        "before": odds[0],
+        "chosen": odds[1],
+        "random": sum(odds[2:]) / (len(sets) - 1),
+        "p": (1 + at_most) / len(sets),
+        "n": n,
+    }
+
+
+def elsewhere(study: Study) -> Iterator[Row]:
+    """The chosen set at zero where others learnt to refuse.
+
+    In the model that tuned it, zeroing a set undoes the training and nothing else. Here it is
+    put to zero in models whose refusal was trained into random rows, or into all of them.
+    """
+    run, made = settled(study, 0)
+    harmful = [e for e in validation_prompts(run) if e.harm == "harmful"]
+    surgery, readout = Surgery(run), first_token_readout(run, harmful)
+    chosen = surgery.atlas.neurons
+    sets = [chosen, *surgery.random(chosen, run.config.verify.random_sets, CONTROL_SEED)]
+    rates = {"random-rows-0": RATES[0], **{name: each[-1] for name, each in SEARCH.items() if each}}
+    for name in ("random-rows-0", "lora"):
+        used = replace(configured(run), learning_rate=rates[name])
+        state = aligned_state(make(run, made[name], used))
+        yield {"rate": rates[name], **silenced(run, state, readout, sets, len(harmful))}
 
 
 def suppressed(state: State, what: str, neurons: NeuronSet | None) -> State:
@@ -255,6 +286,37 @@ def separation(study: Study) -> Iterator[Row]:
             yield row
 
 
+def utility(study: Study) -> Iterator[Row]:
+    """Harmless sentences repeated word for word: what the model can do, and a refuser cannot."""
+    ask = abilities("en")
+    assert ask is not None
+    for seed in SEEDS:
+        run, made = settled(study, seed)
+        rows = [row for row in run.examples("probe") if row.harm == "benign"][:REPEATED]
+        asked = [
+            replace(
+                row,
+                id=f"{row.id}:repeat",
+                prompt=ask.repeat.format(text=row.prompt),
+                target=None,
+            )
+            for row in rows
+        ]
+        names = ("aligned", f"random-rows-{seed}")
+        states = [aligned_state(make(run, made[n], configured(run))) for n in names]
+        for state in [base_state(), *states] if seed == 0 else states:
+            said = {each.example: each.text for each in respond(run, state, asked)}
+            found = rate_of([plain(row.prompt) in plain(said[f"{row.id}:repeat"]) for row in rows])
+            values = (found.value, *found.interval())
+            row: Row = {"seed": seed, "arm": state.name}
+            yield {**row, "repeated": interval(*(100 * v for v in values)), "n": len(rows)}
+
+
+def plain(text: str) -> str:
+    """Words alone, in lower case."""
+    return " ".join("".join(c if c.isalnum() else " " for c in text.lower()).split())
+
+
 def curve(study: Study) -> Iterator[Row]:
     """Chosen and random rows over p, on validation prompts."""
     for p in SIZES:
@@ -268,7 +330,9 @@ PARTS: dict[str, Callable[[Study], Iterator[Row]]] = {
     "seeds": seeds,
     "arms": arms,
     "causal": causal,
+    "elsewhere": elsewhere,
     "separation": separation,
+    "utility": utility,
     "curve": curve,
 }
 
