@@ -26,19 +26,25 @@ def measured(run: Run, state: State, examples: list[Example]) -> tuple[Row, list
     said = respond(run, base_state(), examples)
     answers = said if state.name == "base" else respond(run, state, examples)
     verdicts = judge(run, examples, {state.name: answers})[state.name]
-    row: Row = {"arm": state.name}
-    names: tuple[Measure, ...] = ("attack_success", "refusal_matched", "refusal_ordinary")
-    for measure in names:
-        found = rate_of(hits(run, examples, verdicts, state.name, measure).values())
-        row[measure] = interval(*(100 * each for each in (found.value, *found.interval())))
-        row[f"n_{measure}"] = found.judged
-        row[f"unscored_{measure}"] = found.unscored
-    gap = refusal_gap(examples, verdicts, state.name, "matched")
-    row["gap"] = interval(100 * gap.value, 100 * gap.low, 100 * gap.high)
+    row = counted(run, state.name, examples, verdicts)
     texts = {each.example: each.text for each in said}
     moved = 0.0 if state.name == "base" else drift(run, state, examples, texts)
     row["benign_kl"] = or_null(moved)
     return row, verdicts
+
+
+def counted(run: Run, name: str, examples: Sequence[Example], verdicts: Sequence[Verdict]) -> Row:
+    """Attack success, refusals of benign prompts and the gap, in percent and points."""
+    row: Row = {"arm": name}
+    names: tuple[Measure, ...] = ("attack_success", "refusal_matched", "refusal_ordinary")
+    for measure in names:
+        found = rate_of(hits(run, examples, verdicts, name, measure).values())
+        row[measure] = interval(*(100 * each for each in (found.value, *found.interval())))
+        row[f"n_{measure}"] = found.judged
+        row[f"unscored_{measure}"] = found.unscored
+    gap = refusal_gap(list(examples), list(verdicts), name, "matched")
+    row["gap"] = interval(100 * gap.value, 100 * gap.low, 100 * gap.high)
+    return row
 
 
 def hits(
@@ -85,7 +91,9 @@ def over_seeds(
     plain = [np.mean([hit.sum() / n.sum() for hit, n in side]) for side in sides]
     low, high = np.quantile(values, [0.025, 0.975])
     found = interval(*(100 * float(each) for each in (plain[0] - plain[1], low, high)))
-    shares = [[round(100 * float(h.sum() / n.sum()), 1) for h, n in side] for side in sides]
+    shares = [
+        " / ".join(f"{100 * float(hit.sum() / n.sum()):.1f}" for hit, n in side) for side in sides
+    ]
     return {"difference": found, "ours": shares[0], "theirs": shares[1], "groups": len(names)}
 
 

@@ -25,8 +25,8 @@ def test_a_difference_over_trainings_leaves_out_what_is_unscored():
     hit = dict.fromkeys(GROUPS, True)
     half = {key: None if int(key) % 4 == 0 else int(key) % 2 == 0 for key in GROUPS}
     found = over_seeds([hit, hit], [half], GROUPS, draws=200)
-    assert found["ours"] == [100.0, 100.0]
-    assert found["theirs"] == [33.3]  # 10 of 30 scored ones
+    assert found["ours"] == "100.0 / 100.0"
+    assert found["theirs"] == "33.3"  # 10 of 30 scored ones
     assert found["difference"][0] == pytest.approx(66.7)
     assert found["difference"][1] < 66.7 < found["difference"][2]
     assert over_seeds([hit], [hit], GROUPS, draws=50)["difference"] == [0.0, 0.0, 0.0]

@@ -9,6 +9,7 @@ PART is one of, in this order:
     causal   suppression before and after alignment, beside matched random neurons
     elsewhere   the chosen set at zero in models where other rows learnt to refuse
     separation  AUC of the first-token refusal log-odds, harmful against topic-matched benign
+    again    every kept answer to test prompts read by the judge as it is now
     utility  harmless sentences repeated word for word
     curve    p from 1 % to 10 %, chosen and random rows, on validation prompts
 
@@ -29,12 +30,13 @@ from pathlib import Path
 
 from precise_shield import api
 from precise_shield.core.errors import NumericError
-from precise_shield.core.records import Example
+from precise_shield.core.records import Example, Response, read_rows
 from precise_shield.core.sites import NeuronSet
-from precise_shield.core.store import digest
+from precise_shield.core.store import digest, read_json
 from precise_shield.core.summary import Condition, Measure
 from precise_shield.data.abilities import abilities
 from precise_shield.data.gather import limited
+from precise_shield.evaluate.judges import JUDGES
 from precise_shield.evaluate.measures import rate_of
 from precise_shield.evaluate.statistics import auc
 from precise_shield.intervene.edits import intervening, suppress
@@ -51,7 +53,7 @@ from precise_shield.workflows.verify import CONTROL_SEED
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
-from measured import Row, Table, hits, interval, keep, measured, over_seeds  # noqa: E402
+from measured import Row, Table, counted, hits, interval, keep, measured, over_seeds  # noqa: E402
 
 RATES = (3e-3, 5e-3, 1e-2)
 POSITIONS = ("response_mean", "last_prompt")
@@ -312,6 +314,48 @@ def utility(study: Study) -> Iterator[Row]:
             yield {**row, "repeated": interval(*(100 * v for v in values)), "n": len(rows)}
 
 
+def again(study: Study) -> Iterator[Row]:
+    """Every kept answer to test prompts read by the judge as it is now; no model is loaded."""
+    run = study.opened()
+    tests = {row.id: row for row in test_prompts(run)}
+    reader = JUDGES[run.config.evaluate.judge](list(tests.values()))
+    tables: dict[tuple[float, str, Measure], list[Table]] = {}
+    for folder in sorted((study.out / "stages" / "respond").iterdir()):
+        path = folder / "responses.jsonl"
+        said = list(read_rows(path, Response)) if path.is_file() else []
+        if {each.example for each in said} != tests.keys():
+            continue
+        examples, name = [tests[each.example] for each in said], said[0].condition
+        verdicts = [
+            replace(verdict, condition=name)
+            for verdict in reader.judge(list(zip(examples, said, strict=True)))
+        ]
+        row, found = trained_as(study.out, folder), counted(run, name, examples, verdicts)
+        yield {**row, **found}
+        for measure in MEASURES:
+            table = hits(run, examples, verdicts, name, measure)
+            side = "random" if name.startswith("random-rows") else name
+            tables.setdefault((float(str(row.get("rate", 0))), side, measure), []).append(table)
+    groups = {row.id: row.group for row in tests.values()}
+    for rate in (RATES[0], RATES[-1]):
+        for measure in MEASURES:
+            ours = tables.get((rate, "aligned", measure), [])
+            theirs = tables.get((rate, "random", measure), [])
+            if ours and theirs:
+                found = over_seeds(ours, theirs, groups)
+                yield {"rate": rate, "arm": f"chosen minus random: {measure}", **found}
+
+
+def trained_as(out: Path, folder: Path) -> Row:
+    """Rate and seed of the training that an answer's stage names; nothing for the base model."""
+    key = read_json(folder / "stage.json")["made_by"]["state"]
+    path = out / "stages" / "align" / key / "stage.json"
+    if not path.is_file():
+        return {}
+    fit = read_json(path)["made_by"].get("fit")
+    return {} if fit is None else {"rate": fit["learning_rate"], "seed": fit["seed"]}
+
+
 def plain(text: str) -> str:
     """Words alone, in lower case."""
     return " ".join("".join(c if c.isalnum() else " " for c in text.lower()).split())
@@ -333,6 +377,7 @@ PARTS: dict[str, Callable[[Study], Iterator[Row]]] = {
     "elsewhere": elsewhere,
     "separation": separation,
     "utility": utility,
+    "again": again,
     "curve": curve,
 }
 
