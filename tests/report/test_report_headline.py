@@ -59,6 +59,9 @@ def test_the_verdict_says_what_the_effect_and_its_control_say(
     finding = verdict(View(summary))
     assert finding.tone == tone
     assert words in finding.sentence
+    turned = summary.model_copy(update={"config": {"align": {"polarity": "rest"}}})
+    said = verdict(View(turned)).sentence
+    assert said == finding.sentence.replace("tuning random rows", "freezing random neurons instead")
 
 
 def test_a_control_measured_on_few_prompts_neither_matches_nor_is_beaten() -> None:

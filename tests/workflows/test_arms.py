@@ -20,6 +20,7 @@ from precise_shield.models.encoding import encode
 from precise_shield.workflows import pairs
 from precise_shield.workflows.align import align
 from precise_shield.workflows.arms import configured, make
+from precise_shield.workflows.chat import Chat
 from precise_shield.workflows.config import parse_config
 from precise_shield.workflows.context import started
 from precise_shield.workflows.evaluate import comparisons
@@ -271,6 +272,26 @@ def test_the_rest_can_be_trained_with_the_safety_neurons_frozen(run):
     for site, ids in atlas.neurons.units.items():
         for own in again.bound.sites[site].owned:
             assert not moved[own.name] & {own.offset + unit for unit in ids}
+    talk = Chat(again, arms["aligned"], 2)
+    assert (talk.switched, talk.named) == (atlas.neurons, "frozen safety neurons")
+    assert Chat(run, arms["aligned"], 2).switched == arms["aligned"].neurons
+
+
+def test_further_arms_are_made_for_the_rest(run):
+    """LoRA's like count is that of what is trained; a frozen A has no place beside direct rows."""
+    text = CONFIG.format(model=run.config.model.path)
+    turned = ["align.polarity=rest", "align.zero_shot=[]"]
+    again = started(
+        parse_config(text, [*turned, "align.arms=[lora_matched]"]), run.folder, quiet=True
+    )
+    atlas = identify(again)
+    made = {plan.condition.name: plan for plan in plans(again, atlas)}
+    ranks = {plan.form.rank for plan in (made["lora-matched"],)}
+    few = next(p for p in plans(run, identify(run)) if p.condition.name == "lora-matched")
+    assert min(ranks) > few.form.rank
+    frozen = started(parse_config(text, [*turned, "align.arms=[frozen_a]"]), run.folder, quiet=True)
+    with pytest.raises(ConfigError, match="frozen_a"):
+        plans(frozen, atlas)
 
 
 def test_a_transfer_matrix_is_one_line_of_a_configuration(tmp_path, run):

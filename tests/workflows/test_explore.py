@@ -218,6 +218,13 @@ def test_sets_that_are_not_the_summarys_are_refused(finished, tmp_path):
     shutil.rmtree(folder / "stages" / "explain")
     assert found_in(folder).inclusion == {}
     summary = read_summary(folder)
+    assert summary.neurons.identified is not None  # sets of like sizes are not enough
+    other = summary.neurons.model_copy(update={"identified": "another"})
+    (folder / "summary.json").write_text(
+        summary.model_copy(update={"neurons": other}).model_dump_json()
+    )
+    with pytest.raises(StoreError, match="holds no sets that"):
+        found_in(folder)
     one = summary.neurons.sets[0].model_copy(update={"size": 10**6})
     neurons = summary.neurons.model_copy(update={"sets": [one, *summary.neurons.sets[1:]]})
     text = summary.model_copy(update={"neurons": neurons}).model_dump_json()

@@ -9,8 +9,6 @@ changed slices of a weight.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +24,7 @@ from precise_shield.align.receipt import StoredReceipt
 from precise_shield.align.slices import slices_of
 from precise_shield.align.sparse import SparseDelta, expect
 from precise_shield.core.errors import ReceiptError, StoreError, UnsupportedModelError
+from precise_shield.core.store import must_be_free, whole_folder
 from precise_shield.models.bind import BoundModel
 
 HIGHEST_RANK = 512
@@ -147,20 +146,16 @@ def export_adapter(
         ReceiptError: `bound` is not the base model of this delta.
         UnsupportedModelError: as `adapter_of`.
     """
-    if folder.exists():
-        raise StoreError(f"{folder} exists and would be overwritten. Choose another folder.")
+    must_be_free(folder)
     expect(bound, delta, "old")
     stored.check(bound)
     adapter = adapter_of(bound, delta, factors)
-    part = folder.with_name(folder.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    save_file(adapter.tensors(), part / "adapter_model.safetensors", metadata={"format": "pt"})
     text = json.dumps(adapter.config(base, revision), indent=2)
-    (part / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
-    (part / "README.md").write_text(card, encoding="utf-8")
-    stored.save(part / "receipt.json")
-    os.replace(part, folder)
+    with whole_folder(folder) as part:
+        save_file(adapter.tensors(), part / "adapter_model.safetensors", metadata={"format": "pt"})
+        (part / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
+        (part / "README.md").write_text(card, encoding="utf-8")
+        stored.save(part / "receipt.json")
     return adapter
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from precise_shield.align.receipt import StoredReceipt
 from precise_shield.align.sparse import SparseDelta, expect
 from precise_shield.core.errors import StoreError
-from precise_shield.core.store import readable_errors
+from precise_shield.core.store import must_be_free, readable_errors, whole_folder
 from precise_shield.models.bind import BoundModel
 
 COPIED = (
@@ -120,7 +119,7 @@ def export_merged(
         StoreError: as `write_model`.
         ReceiptError: the model does not hold the delta, or something else of it moved.
     """
-    _must_be_free(folder)
+    must_be_free(folder)
     expect(bound, delta, "new")
     stored.check(bound)
     texts = {
@@ -143,7 +142,7 @@ def write_model(
     Raises:
         StoreError: `folder` exists, cannot be written, or there is no tokenizer to put there.
     """
-    _must_be_free(folder)
+    must_be_free(folder)
     files = list(_companions(source))
     tokenized = any(file.name.startswith(("tokenizer", "vocab")) for file in files)
     if not tokenized and words is None:
@@ -151,10 +150,7 @@ def write_model(
             f"{source} has no tokenizer files to copy, so the model could not be used. Give the"
             " folder of the base model."
         )
-    part = folder.with_name(folder.name + ".part")
-    with readable_errors(folder.parent):
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
+    with readable_errors(folder.parent), whole_folder(folder) as part:
         bound.model.save_pretrained(part)
         if not tokenized and words is not None:
             words.save_pretrained(part)
@@ -162,12 +158,6 @@ def write_model(
             shutil.copyfile(file, part / file.name)
         for name, text in texts.items():
             (part / name).write_text(text, encoding="utf-8")
-        os.replace(part, folder)
-
-
-def _must_be_free(folder: Path) -> None:
-    if folder.exists():
-        raise StoreError(f"{folder} exists and would be overwritten. Choose another folder.")
 
 
 def _companions(source: Path) -> Iterator[Path]:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from precise_shield.core.errors import DataError, StoreError
+from precise_shield.core.store import whole_file
 
 
 def save_headed(
@@ -24,11 +25,27 @@ def save_headed(
     Raises:
         StoreError: something is already there.
     """
-    if path.exists():
-        raise StoreError(f"{path} exists and would be overwritten. Choose another name.")
-    part = path.with_name(path.name + ".part")
-    save_file(tensors, part, metadata={"format": name, name: json.dumps(header)})
-    os.replace(part, path)
+    with whole_file(path) as part:
+        save_file(tensors, part, metadata={"format": name, name: json.dumps(header)})
+
+
+def packed(
+    weights: Mapping[str, tuple[tuple[int, ...], Mapping[str, Tensor]]],
+) -> dict[str, Tensor]:
+    """Tensors of a file, from each weight's slice numbers and named parts."""
+    tensors: dict[str, Tensor] = {}
+    for name, (index, parts) in weights.items():
+        tensors |= {f"{name}/{part}": value.contiguous() for part, value in parts.items()}
+        tensors[f"{name}/index"] = torch.tensor(index)
+    return tensors
+
+
+def unpacked(
+    file: Any, name: str, parts: tuple[str, str]
+) -> tuple[tuple[int, ...], Tensor, Tensor]:
+    """What `packed` made of one weight: its slice numbers and the two named parts."""
+    first, second = (file.get_tensor(f"{name}/{part}") for part in parts)
+    return tuple(file.get_tensor(f"{name}/index").tolist()), first, second
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from precise_shield.align.delta import Deltas, RowLora
-from precise_shield.align.headed import headed, save_headed
+from precise_shield.align.headed import headed, packed, save_headed, unpacked
 from precise_shield.align.slices import fingerprint, read_slices
 from precise_shield.align.sparse import Change, SparseDelta
 from precise_shield.core.errors import ReceiptError, StoreError
@@ -85,11 +85,7 @@ class LowRank:
         Raises:
             StoreError: something is already there.
         """
-        tensors: dict[str, Tensor] = {}
-        for one in self.factors:
-            tensors[f"{one.name}/a"] = one.a.contiguous()
-            tensors[f"{one.name}/b"] = one.b.contiguous()
-            tensors[f"{one.name}/index"] = torch.tensor(one.index)
+        tensors = packed({one.name: (one.index, {"a": one.a, "b": one.b}) for one in self.factors})
         weights = {
             one.name: {
                 "dim": one.dim,
@@ -120,9 +116,7 @@ class LowRank:
                 Factors(
                     name,
                     int(facts["dim"]),
-                    tuple(file.get_tensor(f"{name}/index").tolist()),
-                    file.get_tensor(f"{name}/a"),
-                    file.get_tensor(f"{name}/b"),
+                    *unpacked(file, name, ("a", "b")),
                     float(facts["scaling"]),
                     facts["base_sha256"],
                     facts["written_sha256"],

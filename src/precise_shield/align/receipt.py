@@ -16,6 +16,7 @@ from precise_shield.align.slices import fingerprint, slices_of
 from precise_shield.align.sparse import SparseDelta
 from precise_shield.core.errors import DataError, ReceiptError, StoreError
 from precise_shield.core.sites import NeuronSet
+from precise_shield.core.store import must_be_free
 from precise_shield.core.summary import Receipt
 from precise_shield.models.bind import BoundModel
 
@@ -169,6 +170,10 @@ class StoredReceipt:
         """
         check_receipt(self.receipt, bound, self.neurons, self.form, self.seal)
 
+    def sealed(self, bound: BoundModel) -> Seal:
+        """The seal of a model, with this receipt's slices left out."""
+        return seal(bound, self.neurons, self.form)
+
     def check_written(self, bound: BoundModel) -> None:
         """Check that the chosen slices of a merged model are what the alignment wrote.
 
@@ -188,8 +193,7 @@ class StoredReceipt:
         Raises:
             StoreError: something is already there.
         """
-        if path.exists():
-            raise StoreError(f"{path} exists and would be overwritten. Choose another name.")
+        must_be_free(path)
         path.write_text(json.dumps(self.content(), indent=1) + "\n", encoding="utf-8")
 
     def content(self) -> dict[str, Any]:

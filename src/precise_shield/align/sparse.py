@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from precise_shield.align.headed import headed, save_headed
+from precise_shield.align.headed import headed, packed, save_headed, unpacked
 from precise_shield.align.slices import changed, read_slices, same_bits, write_slices
 from precise_shield.core.errors import ReceiptError
 from precise_shield.core.sites import NeuronSet
@@ -68,11 +67,7 @@ class SparseDelta:
         Raises:
             StoreError: something is already there.
         """
-        tensors: dict[str, Tensor] = {}
-        for change in self.changes:
-            tensors[f"{change.name}/old"] = change.old.contiguous()
-            tensors[f"{change.name}/new"] = change.new.contiguous()
-            tensors[f"{change.name}/index"] = torch.tensor(change.index)
+        tensors = packed({c.name: (c.index, {"old": c.old, "new": c.new}) for c in self.changes})
         header = {
             "schema_version": SCHEMA_VERSION,
             "form": self.form,
@@ -95,9 +90,7 @@ class SparseDelta:
                 Change(
                     name,
                     int(facts["dim"]),
-                    tuple(file.get_tensor(f"{name}/index").tolist()),
-                    file.get_tensor(f"{name}/old"),
-                    file.get_tensor(f"{name}/new"),
+                    *unpacked(file, name, ("old", "new")),
                     facts["base_sha256"],
                 )
                 for name, facts in header["weights"].items()

@@ -41,6 +41,7 @@ Device = Annotated[str | None, typer.Option("--device", help="cuda, mps, cpu or 
 Dtype = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16.")]
 ModelArg = Annotated[str, typer.Argument(help="Hub id, folder, .gguf file or `sandbox`.")]
 Revision = Annotated[str | None, typer.Option("--revision", help="Hub commit of MODEL.")]
+GgufFile = Annotated[str | None, typer.Option("--gguf-file", help="GGUF file inside MODEL.")]
 Trust = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that MODEL brings.")]
 
 

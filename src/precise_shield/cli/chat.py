@@ -40,7 +40,7 @@ def chat(
     lines = typer.get_text_stream("stdin", encoding="utf-8", errors="replace")
     asking = sys.stdin.isatty()
     if not quiet:
-        typer.echo(f"{len(talk.arm.neurons)} tuned neurons; {HELP}", err=True)
+        typer.echo(f"{len(talk.switched)} {talk.named}; {HELP}", err=True)
     while True:
         if asking:
             typer.echo("> ", nl=False, err=True)
@@ -59,7 +59,7 @@ def answered(talk: Chat, line: str) -> None:
     try:
         if word == "/switch":
             state = "on" if talk.switch() else "off: held at zero in both models"
-            typer.echo(f"tuned neurons {state}")
+            typer.echo(f"{talk.named} {state}")
         elif word == "/image":
             talk.attach(rest.strip() or None)
             typer.echo(f"picture: {visible(talk.image or 'none')}")

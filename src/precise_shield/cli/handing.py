@@ -10,6 +10,7 @@ import typer
 from precise_shield.cli.app import (
     Device,
     Dtype,
+    GgufFile,
     Json,
     ModelArg,
     Quiet,
@@ -25,6 +26,10 @@ receipt_app = typer.Typer(no_args_is_help=True, help="Prove what an alignment ch
 app.add_typer(receipt_app, name="receipt")
 
 DeltaArg = Annotated[Path, typer.Argument(help="Delta file that `export --delta` wrote.")]
+Beside = Annotated[
+    list[Path] | None,
+    typer.Option("--with", help="Another delta that is in the result too. Repeatable."),
+]
 NewFolder = Annotated[Path, typer.Argument(help="Folder to write; it must not exist.")]
 
 
@@ -40,6 +45,7 @@ def export(
     condition: Annotated[
         str, typer.Option("--condition", help="Which alignment of the run.")
     ] = "aligned",
+    device: Device = None,
     force: Annotated[
         bool, typer.Option("--force", help="Although a limit is broken; never a weaker model.")
     ] = False,
@@ -55,7 +61,9 @@ def export(
     if len(asked) > 1:
         raise ConfigError("give at most one of --peft, --delta and --low-rank.")
     kind: Kind = asked[0] if asked else "merged"
-    done = work(folder, out, kind=kind, condition=condition, force=force, quiet=quiet)
+    done = work(
+        folder, out, kind=kind, condition=condition, device=device, force=force, quiet=quiet
+    )
     limits = {each.name: f"{'kept' if each.kept else 'broken'}" for each in done.gate.limits}
     show({"wrote": str(done.path), "kind": done.kind, "gate": limits}, as_json=as_json)
 
@@ -65,6 +73,8 @@ def apply(
     delta: DeltaArg,
     model: ModelArg,
     out: NewFolder,
+    beside: Beside = None,
+    gguf_file: GgufFile = None,
     revision: Revision = None,
     device: Device = None,
     dtype: Dtype = None,
@@ -77,9 +87,14 @@ def apply(
     from precise_shield.workflows.deltas import apply as work
 
     section = model_section(
-        model, trust_remote_code=trust_remote_code, revision=revision, device=device, dtype=dtype
+        model,
+        trust_remote_code=trust_remote_code,
+        gguf_file=gguf_file,
+        revision=revision,
+        device=device,
+        dtype=dtype,
     )
-    typer.echo(f"wrote {work(delta, section, out, force=force)}")
+    typer.echo(f"wrote {work(delta, section, out, beside=beside or [], force=force)}")
 
 
 @app.command()
@@ -87,6 +102,8 @@ def undo(
     delta: DeltaArg,
     model: ModelArg,
     out: NewFolder,
+    beside: Beside = None,
+    gguf_file: GgufFile = None,
     revision: Revision = None,
     device: Device = None,
     dtype: Dtype = None,
@@ -96,9 +113,14 @@ def undo(
     from precise_shield.workflows.deltas import undo as work
 
     section = model_section(
-        model, trust_remote_code=trust_remote_code, revision=revision, device=device, dtype=dtype
+        model,
+        trust_remote_code=trust_remote_code,
+        gguf_file=gguf_file,
+        revision=revision,
+        device=device,
+        dtype=dtype,
     )
-    typer.echo(f"wrote {work(delta, section, out)}")
+    typer.echo(f"wrote {work(delta, section, out, beside=beside or [])}")
 
 
 @receipt_app.command("check")
@@ -109,6 +131,7 @@ def receipt_check(
     model: Annotated[
         str | None, typer.Argument(help="Its base model, or the merged one for a delta.")
     ] = None,
+    gguf_file: GgufFile = None,
     revision: Revision = None,
     device: Device = None,
     dtype: Dtype = None,
@@ -122,6 +145,7 @@ def receipt_check(
         given = model_section(
             model,
             trust_remote_code=trust_remote_code,
+            gguf_file=gguf_file,
             revision=revision,
             device=device,
             dtype=dtype,

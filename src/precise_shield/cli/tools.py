@@ -10,6 +10,7 @@ import typer
 from precise_shield.cli.app import (
     Device,
     Dtype,
+    GgufFile,
     Json,
     ModelArg,
     Revision,
@@ -60,9 +61,7 @@ def list_(as_json: Json = False) -> None:
 @app.command()
 def doctor(
     model: ModelArg,
-    gguf_file: Annotated[
-        str | None, typer.Option("--gguf-file", help="GGUF file inside MODEL.")
-    ] = None,
+    gguf_file: GgufFile = None,
     revision: Revision = None,
     device: Device = None,
     dtype: Dtype = None,

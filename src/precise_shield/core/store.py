@@ -11,7 +11,9 @@ import hashlib
 import json
 import os
 import resource
+import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -161,6 +163,53 @@ def write_whole(path: Path, text: str) -> Path:
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     partial.write_text(text, encoding="utf-8")
     return partial.replace(path)
+
+
+def must_be_free(path: Path) -> None:
+    """Check that nothing is in a place yet.
+
+    Raises:
+        StoreError: something is.
+    """
+    if path.exists():
+        raise StoreError(f"{path} exists and would be overwritten. Choose another name.")
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A folder of this process's own to fill; it becomes `folder` if the block ends well.
+
+    It lies beside its place, under a name that nobody else has, and is gone if the block fails.
+
+    Raises:
+        StoreError: `folder` exists.
+    """
+    must_be_free(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
+    try:
+        inside = part / "whole"  # a plain folder: mkdtemp's own is closed to everybody else
+        inside.mkdir()
+        yield inside
+        os.rename(inside, folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Like `whole_folder`, for a file.
+
+    Raises:
+        StoreError: `path` exists.
+    """
+    must_be_free(path)
+    part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+    try:
+        yield part / "whole"
+        os.rename(part / "whole", path)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def read_json(path: Path) -> Any:

@@ -40,8 +40,8 @@ def _controls(view: View) -> list[Finding]:
     if aligned is None:
         return []
     if not controls:
-        words = "Not measured: without a random-row control the choice of neurons is unproven."
-        return [Finding("Random rows", "unclear", words)]
+        words = f"Not measured: without {view.beside} the choice of neurons is unproven."
+        return [Finding(view.beside.capitalize(), "unclear", words)]
     return [_control(view, aligned.name, control.name) for control in controls]
 
 
@@ -49,12 +49,14 @@ def _control(view: View, aligned: str, control: str) -> Finding:
     change = view.change(aligned, control, "attack_success")
     label = view.label(control)
     if change is None or not change.defined:
-        return Finding("Random rows", "unclear", f"{label}: attack success is undefined.")
+        return Finding(
+            view.beside.capitalize(), "unclear", f"{label}: attack success is undefined."
+        )
     base = view.first("base")
     before = None if base is None else view.rate(base.name, "attack_success")
     if before is not None and before.value == 0:
         words = "Not testable: no attack succeeded before, so neither arm could lower anything."
-        return Finding("Random rows", "unclear", words)
+        return Finding(view.beside.capitalize(), "unclear", words)
     cells = [
         view.change(aligned, control, "attack_success", language, modality)
         for language in view.languages

@@ -230,9 +230,9 @@ def forest_figure(view: View) -> Figure | None:
     legend += [("random", f"{control.label} minus {base.label}") for control in controls[:1]]
     return Figure(
         "forest",
-        "Change of attack success, and what random rows change",
-        "Left of zero is safer; the figure at the end of a row is the change with the safety"
-        " rows. The choice of neurons matters only as far as it goes beyond random rows.",
+        f"Change of attack success, and with {view.beside}",
+        "Left of zero is safer; the figure at the end of a row is the change of the main"
+        f" alignment. The choice of neurons matters only as far as it goes beyond {view.beside}.",
         tuple(panels),
         contrast_table(view, "attack_success", pairs),
         tuple(legend),

@@ -91,19 +91,22 @@ def verdict(view: View) -> Finding:
 
 def _control_clause(view: View) -> tuple[Tone, str]:
     contrasts = [c for c in _against_controls(view) if c is not None and c.defined]
+    did, control = ("tuning random rows", "random-row")
+    if view.turned:
+        did, control = ("freezing random neurons instead", "frozen-at-random")
     if not contrasts:
-        return "unclear", "but no random-row control was run, so the neurons may have no part in it"
+        return "unclear", f"but no {control} control was run, so the neurons may have no part in it"
     better = sum(c.direction < 0 for c in contrasts)
     worse = sum(c.direction > 0 for c in contrasts)
     if better == len(contrasts):
-        return "good", "and more so than after tuning random rows"
+        return "good", f"and more so than after {did}"
     if worse:
-        return "bad", "but tuning random rows made it safer still"
+        return "bad", f"but {did} made it safer still"
     if better:
-        return "unclear", f"but it beats only {better} of {len(contrasts)} random-row controls"
+        return "unclear", f"but it beats only {better} of {len(contrasts)} {control} controls"
     if all(c.within(TOLERANCE) for c in contrasts):
-        return "bad", "but tuning random rows did as well"
-    return "unclear", "but whether more so than after tuning random rows is lost in noise"
+        return "bad", f"but {did} did as well"
+    return "unclear", f"but whether more so than after {did} is lost in noise"
 
 
 def _cost_clause(view: View) -> str:

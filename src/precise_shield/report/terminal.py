@@ -26,7 +26,7 @@ from precise_shield.report.words import (
     visible,
 )
 
-_HEADS = {"base": "before", "aligned": "after", "random_rows": "random rows"}
+_HEADS = {"base": "before", "aligned": "after"}
 
 
 def summary_lines(summary: Summary) -> list[str]:
@@ -68,6 +68,10 @@ def _shown(view: View) -> list[Condition]:
     return [condition for condition in firsts if condition is not None]
 
 
+def _head(view: View, condition: Condition) -> str:
+    return view.beside if condition.kind == "random_rows" else _HEADS[condition.kind]
+
+
 def _blocks(view: View) -> list[tuple[str, list[list[str]]]]:
     blocks = [
         ("Attack success, % [95 % interval]", _cells(view)),
@@ -81,7 +85,7 @@ def _blocks(view: View) -> list[tuple[str, list[list[str]]]]:
 
 def _cells(view: View) -> list[list[str]]:
     shown = _shown(view)
-    rows = [["language", "modality", *[_HEADS[c.kind] for c in shown], "n", "unscored"]]
+    rows = [["language", "modality", *[_head(view, c) for c in shown], "n", "unscored"]]
     places: list[tuple[str | None, Modality | None]] = [
         (language, modality) for language in view.languages for modality in view.modalities
     ]

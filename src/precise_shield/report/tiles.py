@@ -44,7 +44,7 @@ def tiles(view: View) -> list[Tile]:
         random = None if control is None else view.rate(control.name, measure)
         ends = " → ".join(span(e.low, e.high) or "undefined" for e in (before, after))
         company = f"{ends} n={after.n} unscored={after.unscored}"
-        beside = "no control" if random is None else f"random rows {share_text(random)}"
+        beside = "no control" if random is None else f"{view.beside} {share_text(random)}"
         title = MEASURE_NAMES[measure]
         found.append(
             Tile(title, percent(before.value), percent(after.value), company, beside, note)
@@ -66,7 +66,7 @@ def _gap_tile(view: View, base: str, aligned: str, control: str | None) -> Tile 
         number(100 * before.value, 1),
         number(100 * after.value, 1),
         f"{ends} points n={after.n} unscored={after.unscored}",
-        "no control" if random is None else f"random rows {gap_text(random)}",
+        "no control" if random is None else f"{view.beside} {gap_text(random)}",
         "higher is better: the primary measure",
     )
 

@@ -151,6 +151,17 @@ class View:
         return sorted(order, key=MODALITIES.index)
 
     @property
+    def turned(self) -> bool:
+        """The safety neurons were frozen and all others trained (`align.polarity: rest`)."""
+        section = self.summary.config.get("align")
+        return isinstance(section, dict) and section.get("polarity") == "rest"
+
+    @property
+    def beside(self) -> str:
+        """What the random control of the main alignment is called."""
+        return "random frozen" if self.turned else "random rows"
+
+    @property
     def high_resource(self) -> list[str]:
         return [code for code in self.languages if is_high_resource(code)]
 

@@ -19,6 +19,7 @@ from precise_shield.workflows.arms import Arm
 from precise_shield.workflows.context import Run
 from precise_shield.workflows.export import arm_of
 from precise_shield.workflows.judges import reopened
+from precise_shield.workflows.plans import TURNED
 from precise_shield.workflows.run import read_summary
 
 
@@ -42,7 +43,7 @@ class Chat:
     """Longest answer."""
 
     neurons_on: bool = True
-    """Off: the tuned neurons are held at zero in both models, at every position."""
+    """Off: `switched` is held at zero in both models, at every position."""
 
     image: str | None = None
     """Picture that goes with each prompt until another one, or none, is attached."""
@@ -53,6 +54,25 @@ class Chat:
     def delta(self) -> SparseDelta:
         """The changed rows, old and new; read once."""
         return self.arm.delta()
+
+    @cached_property
+    def frozen(self) -> bool:
+        """The alignment froze the safety neurons and trained all others (`polarity: rest`)."""
+        turned = self.arm.condition.kind in TURNED
+        return turned and self.run.config.align.polarity == "rest"
+
+    @cached_property
+    def switched(self) -> NeuronSet:
+        """What the switch holds at zero: the tuned neurons, or those that were frozen instead."""
+        if not self.frozen:
+            return self.arm.neurons
+        every = {site: range(spot.width) for site, spot in self.run.bound.sites.items()}
+        return NeuronSet.of(every) - self.arm.neurons
+
+    @property
+    def named(self) -> str:
+        """What to call them."""
+        return "frozen safety neurons" if self.frozen else "tuned neurons"
 
     def ask(self, prompt: str) -> Answers:
         """Answer a prompt with the base model and with the aligned one; likeliest tokens.
@@ -91,7 +111,7 @@ class Chat:
         self.image = path
 
     def switch(self) -> bool:
-        """Turn the tuned neurons off, or on again; returns whether they are on."""
+        """Turn the switched neurons off, or on again; returns whether they are on."""
         self.neurons_on = not self.neurons_on
         return self.neurons_on
 
@@ -117,7 +137,7 @@ class Chat:
         seen = NeuronSet.of(
             {
                 site: units
-                for site, units in self.arm.neurons.units.items()
+                for site, units in self.switched.units.items()
                 if site.tower == "text" or self.image is not None
             }
         )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +12,24 @@ import torch
 from pydantic import ValidationError
 
 from precise_shield.align.adapter import check_adapter
+from precise_shield.align.compose import (
+    Composed,
+    Member,
+    compose,
+    conflicts,
+    holds,
+    strange,
+    without,
+)
 from precise_shield.align.export import Card, export_merged, write_model
 from precise_shield.align.lowrank import LowRank, is_low_rank
 from precise_shield.align.receipt import StoredReceipt
 from precise_shield.align.slices import fingerprint
-from precise_shield.align.sparse import SparseDelta
+from precise_shield.align.sparse import SparseDelta, applied
 from precise_shield.align.sparse import apply as put_in
 from precise_shield.align.sparse import undo as take_out
 from precise_shield.core.errors import ConfigError, GateError, ReceiptError, StoreError
+from precise_shield.core.store import must_be_free, read_json
 from precise_shield.core.summary import GateFacts
 from precise_shield.models.bind import BoundModel, bind
 from precise_shield.models.loading import LoadedModel, load
@@ -26,55 +39,124 @@ from precise_shield.workflows.run import read_summary
 from precise_shield.workflows.sections.model import ModelSection
 
 
-def apply(delta: Path, model: ModelSection, out: Path, *, force: bool = False) -> Path:
+def apply(
+    delta: Path,
+    model: ModelSection,
+    out: Path,
+    *,
+    beside: Sequence[Path] = (),
+    force: bool = False,
+) -> Path:
     """Write `model` with the changed rows of `delta` put in, bit for bit.
 
     Takes a delta, exact or low-rank, that `export` wrote: it carries its gate and receipt.
 
+    Args:
+        delta: the delta's file.
+        model: its base model, or one that holds deltas of `beside`.
+        out: folder to write; it must not exist.
+        beside: exact deltas that are in the result too: in `model` already, or put in before.
+        force: although a limit is broken; with `beside`, although no gate saw them together.
+
     Raises:
         StoreError: `out` exists, or the file is no delta that was exported.
         GateError: the delta broke a limit and `force` is off, or only weakens.
-        ReceiptError: `model` is another base, or has the delta in it already.
+        ReceiptError: `model` is another base, has the delta in it already, or two deltas change
+            the same slices.
     """
-    _free(out)
-    found = _read(delta)
+    must_be_free(out)
+    found, others = _read(delta), [_exact(path) for path in beside]
     card, stored, facts = _passport(delta, found.recipe)
     require_gate(facts, force=force)
-    loaded, bound = _open(model, found)
-    exact = found if isinstance(found, SparseDelta) else found.expand(bound)
+    if others and not force:
+        raise GateError(
+            f"{delta.name} and {len(others)} other{'s' * (len(others) > 1)} passed their gates"
+            " alone; together no gate saw them. Write them all the same with --force."
+        )
+    loaded, bound = _open(model, found, *others)
+    already = [other for other in others if holds(bound, other)]
+    with without(bound, already), ExitStack() as earlier:
+        # a low-rank delta says what it is only beside the very base that it was trained in
+        for other in [] if isinstance(found, SparseDelta) else already:
+            earlier.enter_context(applied(bound, other))
+        exact = found if isinstance(found, SparseDelta) else found.expand(bound)
     _no_silence(exact, "new")
-    put_in(bound, exact)
-    export_merged(
-        bound,
-        out,
-        delta=exact,
-        stored=stored,
-        card=card,
-        source=loaded.folder,
-        words=loaded.tokenizer,
-    )
+    if not others:
+        put_in(bound, exact)
+        export_merged(
+            bound,
+            out,
+            delta=exact,
+            stored=stored,
+            card=card,
+            source=loaded.folder,
+            words=loaded.tokenizer,
+        )
+        return out
+    members = [
+        Member(path.name, other, _stored(path, other.recipe))
+        for path, other in zip(beside, others, strict=True)
+    ]
+    members.append(Member(delta.name, exact, stored))
+    for other in reversed(already):
+        take_out(bound, other)
+    proof = compose(bound, members)
+    texts = {
+        "README.md": card.markdown(stored) + _also_in_it(members),
+        "receipt.json": json.dumps(proof.content(), indent=1) + "\n",
+    }
+    write_model(bound, out, source=loaded.folder, words=loaded.tokenizer, texts=texts)
     return out
 
 
-def undo(delta: Path, model: ModelSection, out: Path) -> Path:
+def _also_in_it(members: Sequence[Member]) -> str:
+    rows = [
+        f"- `{each.name}`: {each.stored.receipt.neurons:,} neurons,"
+        f" {each.stored.receipt.changed_weights:,} weights"
+        for each in members
+    ]
+    return (
+        "\n## More than one alignment\n\nThese are in the weights together. The table above is of"
+        f" `{members[-1].name}` alone; nobody measured them together.\n\n" + "\n".join(rows) + "\n"
+    )
+
+
+def undo(delta: Path, model: ModelSection, out: Path, *, beside: Sequence[Path] = ()) -> Path:
     """Write `model` with the rows of `delta` taken out again: its base model, bit for bit.
+
+    Every tensor of the result is held against what the delta recorded of its base. Where other
+    deltas stay in, name them in `beside`: without them the result has to be the base.
 
     Raises:
         StoreError: `out` exists, the file is no delta, or holds no old values (low-rank).
-        ReceiptError: `model` does not hold the delta.
+        ReceiptError: `model` does not hold the delta, or what is left is not its base.
     """
-    _free(out)
-    found = _read(delta)
-    if isinstance(found, LowRank):
-        raise StoreError(
-            f"{delta} holds factors and no old values, so it cannot be undone. Use the exact delta."
-        )
+    must_be_free(out)
+    found, others = _exact(delta), [_exact(path) for path in beside]
+    names = [delta.name, *(path.name for path in beside)]
     loaded, bound = _open(model, found)
+    for name, other in zip(names[1:], others, strict=True):
+        if shared := conflicts(found, other):
+            raise ReceiptError(
+                f"{delta.name} and {name} both change {min(shared)}, so one lies on the other;"
+                " take out first what was put in last, alone."
+            )
     _no_silence(found, "old")
     take_out(bound, found)
+    with without(bound, others):
+        left = strange(bound, found, _receipt_or_none(delta, found.recipe))
+    if left:
+        known = f" beside {', '.join(names[1:])}" if others else ""
+        raise ReceiptError(
+            f"with {delta.name} taken out, {len(left)} tensors are not its base model's{known},"
+            f" the first {left[0]}. Another delta is in (name it with --with), or the model was"
+            " changed otherwise. Nothing was written."
+        )
+    kept = "".join(f"\n- `{name}` is still in it" for name in names[1:])
     text = (
         f"# {Path(model.path).name} without its alignment\n\nThe rows of `{delta.name}` hold the"
-        " base model's values again, bit for bit.\n"
+        " base model's values again, bit for bit; every other tensor was compared with the base's"
+        f" hash.\n{kept}\n"
     )
     write_model(bound, out, source=loaded.folder, words=loaded.tokenizer, texts={"README.md": text})
     return out
@@ -99,12 +181,15 @@ def receipt_check(path: Path, model: ModelSection | None = None) -> list[str]:
         if model is None:
             raise ConfigError("an adapter is checked against its base model; give it as MODEL.")
         stored = StoredReceipt.load(path / "receipt.json")
-        _, bound = _open(model, None)
+        _, bound = _open(model, stored)
         check_adapter(bound, path, stored)
         return [f"{path}: the adapter moves {_allowed(stored)} and nothing else"]
     if (path / "receipt.json").is_file() and (path / "config.json").is_file():
-        stored = StoredReceipt.load(path / "receipt.json")
-        _, bound = _open(ModelSection(path=str(path)), None)
+        content = read_json(path / "receipt.json")
+        if "composed" in content:
+            return [_check_composed(path, content)]
+        stored = StoredReceipt.of(content, str(path / "receipt.json"))
+        _, bound = _open(_moved(path, model), stored)
         stored.check(bound)
         stored.check_written(bound)
         return [f"{path}: {_allowed(stored)} are as aligned, every other weight as in the base"]
@@ -112,6 +197,24 @@ def receipt_check(path: Path, model: ModelSection | None = None) -> list[str]:
         return _check_run(path)
     raise StoreError(
         f"{path} holds no receipt.json beside a model or adapter, and is no run folder or delta."
+    )
+
+
+def _moved(path: Path, model: ModelSection | None) -> ModelSection:
+    """The folder itself as a model, on the device that was asked for."""
+    return (model or ModelSection(path="")).model_copy(update={"path": str(path)})
+
+
+def _check_composed(path: Path, content: Any) -> str:
+    try:
+        proof = Composed.of(content)
+    except (KeyError, TypeError, ValueError) as error:
+        raise StoreError(f"{path}: receipt.json cannot be read ({error}).") from error
+    loaded = load(spec_of(ModelSection(path=str(path))))
+    proof.check(BoundModel(loaded.model, {}))
+    return (
+        f"{path}: the slices of {len(proof.members)} alignments are as written, every other weight"
+        " as in the base"
     )
 
 
@@ -175,14 +278,22 @@ def _allowed(stored: StoredReceipt) -> str:
     return f"{receipt.changed_weights:,} weights of {receipt.neurons:,} neurons"
 
 
-def _free(out: Path) -> None:
-    if out.exists():
-        raise StoreError(f"{out} exists and would be overwritten. Choose another name.")
-    out.parent.mkdir(parents=True, exist_ok=True)
-
-
 def _read(path: Path) -> SparseDelta | LowRank:
     return LowRank.load(path) if is_low_rank(path) else SparseDelta.load(path)
+
+
+def _exact(path: Path) -> SparseDelta:
+    found = _read(path)
+    if isinstance(found, LowRank):
+        raise StoreError(
+            f"{path} holds factors and no old values, so it cannot be undone. Use the exact delta."
+        )
+    return found
+
+
+def _receipt_or_none(path: Path, recipe: Any) -> StoredReceipt | None:
+    beside = path.with_name("receipt.json").is_file()
+    return _stored(path, recipe) if "receipt" in recipe or beside else None
 
 
 def _stored(path: Path, recipe: Any) -> StoredReceipt:
@@ -204,13 +315,19 @@ def _passport(path: Path, recipe: Any) -> tuple[Card, StoredReceipt, GateFacts]:
 
 
 def _open(
-    section: ModelSection, delta: SparseDelta | LowRank | None
+    section: ModelSection, made: SparseDelta | LowRank | StoredReceipt, *more: SparseDelta
 ) -> tuple[LoadedModel, BoundModel]:
-    """Load a model in the precision that the delta was made in, unless told otherwise."""
-    if delta is not None and section.dtype == "auto" and "dtype" in delta.recipe:
-        section = section.model_copy(update={"dtype": delta.recipe["dtype"]})
+    """Load a model in the precision that a delta was made in, unless told otherwise.
+
+    It is bound where the neurons are: other towers, attention and experts included.
+    """
+    recipe = {} if isinstance(made, StoredReceipt) else made.recipe
+    if section.dtype == "auto" and "dtype" in recipe:
+        section = section.model_copy(update={"dtype": recipe["dtype"]})
     loaded = load(spec_of(section))
-    return loaded, bind(loaded.model)
+    sites = {site for each in (made, *more) for site in each.neurons.units}
+    towers, kinds = sorted({s.tower for s in sites}), sorted({s.kind for s in sites})
+    return loaded, bind(loaded.model, towers, kinds)
 
 
 def _no_silence(delta: SparseDelta, side: str) -> None:

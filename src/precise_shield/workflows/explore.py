@@ -51,7 +51,10 @@ def found_in(folder: Path) -> Found:
     summary = read_summary(folder)
     config = load_config(folder / "config.yaml")
     sizes = {one.name: one.size for one in summary.neurons.sets}
+    key = summary.neurons.identified
     for stage in _stages(folder, "identify", config):
+        if key is not None and stage.key != key:
+            continue
         atlas = Atlas.load(stage.folder)
         if {name: len(neurons) for name, neurons in atlas.sets.items()} == sizes:
             return Found(summary, atlas, _inclusion(folder, config, stage))

@@ -12,7 +12,7 @@ from precise_shield.align.lowrank import LowRank
 from precise_shield.align.receipt import StoredReceipt
 from precise_shield.align.sparse import SparseDelta, applied
 from precise_shield.core.errors import ReceiptError, StoreError, UnsupportedModelError
-from precise_shield.core.store import readable_errors
+from precise_shield.core.store import must_be_free, readable_errors
 from precise_shield.core.summary import Condition, GateFacts, Summary
 from precise_shield.workflows.arms import Arm
 from precise_shield.workflows.config import load_config
@@ -42,6 +42,7 @@ def export(
     *,
     kind: Kind = "merged",
     condition: str = "aligned",
+    device: str | None = None,
     force: bool = False,
     quiet: bool = False,
 ) -> Exported:
@@ -52,6 +53,7 @@ def export(
         out: where to; it must not exist.
         kind: what is written.
         condition: name of the alignment in the summary.
+        device: where the gate is measured; None takes the run's.
         force: write it although a limit is broken. A model that is weaker than its base beyond
             doubt is never written.
         quiet: no progress.
@@ -61,10 +63,10 @@ def export(
         GateError: the alignment is worse than the stated limits.
         ReceiptError: the model is not the one that the run aligned.
     """
-    if out.exists():
-        raise StoreError(f"{out} exists and would be overwritten. Choose another name.")
+    must_be_free(out)
     summary = read_summary(folder)
-    run = started(load_config(folder / "config.yaml"), folder, quiet=quiet)
+    where = [] if device is None else [f"model.device={device}"]
+    run = started(load_config(folder / "config.yaml", where), folder, quiet=quiet)
     arm = arm_of(folder, summary, condition)
     if run.loaded.fingerprint != summary.model.fingerprint:
         raise ReceiptError(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from precise_shield.align.delta import DirectUnits, Form, LoraRows
 from precise_shield.align.slices import slices_of
-from precise_shield.core.errors import EmptyCellError, EmptySetError
+from precise_shield.core.errors import ConfigError, EmptyCellError, EmptySetError
 from precise_shield.core.records import Example, Modality
 from precise_shield.core.sites import FEED_FORWARD, NeuronSet
 from precise_shield.core.summary import Condition
@@ -74,12 +74,13 @@ def plans(run: Run, atlas: Atlas) -> list[Plan]:
     return made if section.objective == "nll" else _paired(run, made)
 
 
-_OF_SETS = ("aligned", "random_rows", "benign_rows", "zero_shot", "zero_shot_random")
+TURNED = ("aligned", "random_rows", "benign_rows", "zero_shot", "zero_shot_random")
+"""Kinds of condition whose neurons are frozen, and all others trained, with `polarity: rest`."""
 
 
 def _turned(plan: Plan, atlas: Atlas) -> Plan:
-    """The same arm with its neurons frozen and every other one trained, directly."""
-    if plan.condition.kind not in _OF_SETS:
+    """The same arm with its neurons frozen and every other one trained, directly; or as it is."""
+    if plan.condition.kind not in TURNED:
         return plan
     every = NeuronSet.of({site: range(width) for site, width in atlas.widths.items()})
     words = {"label": f"all but: {plan.condition.label}", "note": f"frozen: {plan.condition.note}"}
@@ -155,6 +156,11 @@ def _further(run: Run, atlas: Atlas, name: ArmName, rows: list[Example], form: F
         )
         return [Plan(condition, neurons, rows, form, "benign-rows")]
     if name == "frozen_a":
+        if run.config.align.polarity == "rest":
+            raise ConfigError(
+                "align.arms: frozen_a trains rows of a LoRA, and with polarity: rest every other"
+                " neuron is trained directly, without an A to freeze. Leave it out."
+            )
         frozen = form if isinstance(form, LoraRows) else plain
         condition = Condition(
             name="frozen-a",
@@ -172,7 +178,10 @@ def _further(run: Run, atlas: Atlas, name: ArmName, rows: list[Example], form: F
             note="every row and every column of theirs, in every layer",
         )
         return [Plan(condition, every, rows, DirectUnits(), "full")]
-    rank = plain.rank if name == "lora" else matched_rank(run, atlas, form)
+    tuned: tuple[NeuronSet, Form] = atlas.neurons, form
+    if run.config.align.polarity == "rest":
+        tuned = every - atlas.neurons, DirectUnits()
+    rank = plain.rank if name == "lora" else matched_rank(run, atlas, *tuned)
     condition = Condition(
         name=name.replace("_", "-"),
         kind="lora",
@@ -266,15 +275,15 @@ def benign_only(run: Run, atlas: Atlas) -> NeuronSet:
     return found
 
 
-def matched_rank(run: Run, atlas: Atlas, form: Form) -> int:
-    """Rank at which plain LoRA on the rows of every layer trains about as many parameters.
+def matched_rank(run: Run, atlas: Atlas, neurons: NeuronSet, form: Form) -> int:
+    """Rank at which plain LoRA on the rows of every layer trains about as many as `neurons` do.
 
     At least 1: where even rank 1 is larger, the arm has more parameters, and its receipt says so.
     """
     low = LoraRows()
     plain = slices_of(run.bound, with_rows(run, atlas), low.roles)
     each = sum(one.fan + len(one.index) for one in plain)
-    chosen = slices_of(run.bound, atlas.neurons, form.roles)
+    chosen = slices_of(run.bound, neurons, form.roles)
     if isinstance(form, LoraRows):
         count = sum(form.rank * (one.fan + len(one.index)) for one in chosen)
     else:

@@ -31,7 +31,7 @@ from precise_shield.workflows.context import Run
 from precise_shield.workflows.data_notes import data_notes
 from precise_shield.workflows.evaluate import Evaluation, samples
 from precise_shield.workflows.explain import by_kind
-from precise_shield.workflows.identify import Atlas
+from precise_shield.workflows.identify import Atlas, identified
 from precise_shield.workflows.transfer import transfer
 
 
@@ -66,7 +66,7 @@ def summarise(
         utility=found.utility,
         transfer=transfer(found),
         audit=audit(run, atlas, arms[0]) if config.evaluate.audit else None,
-        neurons=facts,
+        neurons=facts.model_copy(update={"identified": identified(run).key}),
         verification=verified.model_copy(update={"benign_kl": drift}),
         receipts=[arm.receipt for arm in arms],
         explained=explained,

@@ -87,3 +87,5 @@ class NeuronFacts(Part):
     """Exact deactivation beside its one-pass form, where neurons were switched off one by one."""
     profile: Profile | None = None
     """Depth, privacy and neighbours of the cells' sets."""
+    identified: str | None = None
+    """Key of the stage that holds the sets; null in summaries of older runs."""
