@@ -29,6 +29,7 @@ from precise_shield.workflows.explore import explorer as explore
 from precise_shield.workflows.export import Exported, export
 from precise_shield.workflows.gate import gate
 from precise_shield.workflows.headroom import headroom
+from precise_shield.workflows.hub import push
 from precise_shield.workflows.identify import Atlas, identify, load_atlas
 from precise_shield.workflows.judges import judge_again
 from precise_shield.workflows.results import export_results
@@ -70,6 +71,7 @@ __all__ = [
     "load_config",
     "open_run",
     "parse_config",
+    "push",
     "read_labels",
     "receipt_check",
     "report",

@@ -4,7 +4,7 @@ import pytest
 
 from precise_shield.core.summary import Condition, RateRow
 from precise_shield.evaluate.bootstrap import GroupedDifference
-from precise_shield.workflows.claims import _sign, _suppression, _tuning, _unseen
+from precise_shield.workflows.claims import _suppression, _tuning, _unseen, sign_of
 from precise_shield.workflows.evaluate import Evaluation
 from precise_shield.workflows.sections.align import ZeroShotSection
 
@@ -51,7 +51,7 @@ NOTHING, NO_DATA = effect(0.0, -0.1, 0.1), effect(float("nan"), float("nan"), fl
     ],
 )
 def test_an_effect_holds_only_beyond_its_interval(seen, expected, verdict):
-    assert _sign(seen, expected) == verdict
+    assert sign_of(seen, expected) == verdict
 
 
 def test_a_run_that_froze_the_safety_neurons_claims_nothing_of_tuning_them():

@@ -1,20 +1,30 @@
 """Prompt crossed with response, own responses, and choosing again without the model."""
 
 import pytest
+import torch
 
 import tiny_folders
-from precise_shield.core.errors import EmptyCellError, StoreError
+from precise_shield.align.damp import factors_of
+from precise_shield.align.sparse import applied
+from precise_shield.core.errors import ConfigError, EmptyCellError, GateError, StoreError
 from precise_shield.core.records import Verdict
+from precise_shield.core.sites import Site
+from precise_shield.core.summary.gate import GateFacts, Standing
 from precise_shield.data.refusals import wordings
 from precise_shield.identify.crossed import ANSWER, COMPLIED, REFUSAL, REFUSED
+from precise_shield.intervene.edits import damp, intervening
+from precise_shield.models.encoding import encode
 from precise_shield.sandbox.lexicon import REFUSAL_USES, lexicon
 from precise_shield.sandbox.manifest import examples as kingdom
 from precise_shield.workflows import collecting, own
 from precise_shield.workflows.collecting import collect_stats
 from precise_shield.workflows.context import started
+from precise_shield.workflows.damping import damping_arms, damping_states, driving, expertise
 from precise_shield.workflows.explain import explain
 from precise_shield.workflows.factorial import OPENER_TOKENS, crossed_rows, deal
+from precise_shield.workflows.gate import require_stronger
 from precise_shield.workflows.identify import identify
+from precise_shield.workflows.sections.align import DampSection
 from tiny_folders import example
 
 
@@ -197,3 +207,69 @@ def test_a_run_that_was_cut_off_while_collecting_goes_on(small, tmp_path, monkey
     whole = collect_stats(opened(small, tmp_path / "b", batch_size=3)).paths[0]
     assert resumed.read_bytes() == whole.read_bytes()
     assert not list(tmp_path.glob("a/stages/collect/*/unfinished.safetensors"))
+
+
+def test_damping_is_the_edit_folded_in_and_never_forced_out(small, tmp_path, judged):
+    """Columns scaled by each neuron's own factor give the logits of the edit at inference."""
+    run = opened(small, tmp_path, responses="own_refused", p=0.3)
+    section = run.config.align.model_copy(
+        update={"damp": DampSection(on=True, strength=0.5, scopes=["response"])}
+    )
+    run.config = run.config.model_copy(update={"align": section})
+    atlas = identify(run)
+    neurons, told = driving(run, atlas), expertise(run)
+    assert neurons
+    assert not neurons & atlas.sets["all"]
+    assert neurons & atlas.sets["complied:en/text"] == neurons
+    arm, beside = damping_arms(run, atlas)
+    assert (arm.condition.name, beside.condition.name) == ("damped", "random-damped-0")
+    assert not beside.neurons & arm.neurons
+    assert len(beside.neurons) == len(arm.neurons)
+    factors = factors_of(told, 0.5)
+    assert all(bool(((f > 0.5) & (f <= 1)).all()) for f in factors.values())
+    here = {site: factors[site][list(ids)] for site, ids in neurons.units.items()}
+    rows = run.examples("train")[:2]
+    inputs = encode(run.loaded, rows, [row.target or "x" for row in rows]).inputs
+    with torch.no_grad():
+        base = run.loaded.model(**inputs).logits
+        with intervening(run.bound, neurons, damp(here)):
+            edited = run.loaded.model(**inputs).logits
+        with applied(run.bound, arm.delta()):
+            folded = run.loaded.model(**inputs).logits
+    torch.testing.assert_close(folded, edited, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(folded, base, atol=1e-4)
+    names = [state.name for state in damping_states(run, atlas)]
+    assert names == ["damped-response", "random-damped-0-response"]
+    for odd in ("all", "en/text - complied", "MS:en"):
+        section.damp.chosen = odd
+        with pytest.raises(ConfigError, match="only sets of neurons that go with complied"):
+            driving(run, atlas)
+
+
+def test_a_unit_that_tells_perfectly_is_damped_most_and_nothing_is_silenced():
+    told = {Site("text", 0): torch.tensor([0.5, 0.75, 1.0])}
+    assert factors_of(told, 0.5)[Site("text", 0)].tolist() == [1.0, 0.75, 0.5]
+    with pytest.raises(ConfigError, match="never silences"):
+        factors_of(told, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("attacks", "gap", "out"),
+    [(0.3, 0.6, True), (0.5, 0.6, False), (0.3, 0.5, False), (None, 0.6, False)],
+)
+def test_a_damped_model_leaves_only_where_safety_grew(attacks, gap, out):
+    def standing(asr, value):
+        return Standing(
+            condition="x", contrast="matched", gap=value, gap_low=None, gap_high=None,
+            refusal_harmful=None, attack_success=asr, over_refusal=0.0, benign_kl=0.0,
+            harmful=9, benign=9, unscored=0,
+        )  # fmt: skip
+
+    facts = GateFacts(
+        condition="damped", base=standing(0.5, 0.5), aligned=standing(attacks, gap), limits=[]
+    )
+    if out:
+        require_stronger(facts)
+        return
+    with pytest.raises(GateError, match="Not even with --force"):
+        require_stronger(facts)

@@ -9,7 +9,7 @@ import yaml
 
 import tiny_folders
 from precise_shield.core.records import Response
-from precise_shield.workflows import pairs
+from precise_shield.workflows import own, pairs
 from precise_shield.workflows.align import align
 from precise_shield.workflows.config import validated
 from precise_shield.workflows.context import started
@@ -27,6 +27,12 @@ FAMILY = {
     "gemma-2-9b": "gemma2",
     "safeneuron": "llama",
     "smollm2-135m": "llama",
+    "sgm": "llava",
+    "strategy-experts": "qwen3_moe",
+    "strategy-leave-one-out": "llava",
+    "strategy-modalities": "qwen3_vl",
+    "strategy-per-language": "llava",
+    "strategy-resource-levels": "qwen3",
 }
 
 
@@ -66,7 +72,15 @@ def test_a_recipe_aligns_a_tiny_model_of_its_architecture(name, tmp_path, monkey
     def hits(_run, harmful, _reader):
         return [Response(row.id, "base", "Sure.", 2, True) for row in harmful]
 
+    def labels(_run, rows, _said):
+        """The model refuses every other harmful prompt, and answers benign ones."""
+        return {
+            row.id: "safe" if row.harm == "benign" else ("refusal", "unsafe")[place // 6 % 2]
+            for place, row in enumerate(sorted(rows, key=lambda row: (row.harm, row.group)))
+        }
+
     monkeypatch.setattr(pairs, "_hits", hits)
+    monkeypatch.setattr(own, "_labels", labels)
     run = started(validated(given), tmp_path / "run", quiet=True)
     arms = {arm.condition.name: arm.receipt for arm in align(run)}
     assert list(arms) == arm_names(run.config.align, parts_of(run))

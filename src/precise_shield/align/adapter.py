@@ -9,6 +9,7 @@ changed slices of a weight.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -128,6 +129,7 @@ def export_adapter(
     card: str,
     base: str,
     revision: str | None,
+    finish: Callable[[Path], None] | None = None,
 ) -> Adapter:
     """Write the adapter's folder, complete or not at all: weights, config, card, receipt.
 
@@ -140,6 +142,7 @@ def export_adapter(
         card: text of the README.
         base: name or path of the base model, as PEFT should look it up.
         revision: its hub commit.
+        finish: called with the folder once all else is in it.
 
     Raises:
         StoreError: `folder` exists.
@@ -156,6 +159,8 @@ def export_adapter(
         (part / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
         (part / "README.md").write_text(card, encoding="utf-8")
         stored.save(part / "receipt.json")
+        if finish is not None:
+            finish(part)
     return adapter
 
 

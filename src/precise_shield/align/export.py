@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -62,8 +62,11 @@ class Card:
         share = receipt.changed_weights / receipt.model_parameters
         trained = receipt.trained_with_a / receipt.model_parameters
         revision = "" if self.base_revision is None else f" at revision `{self.base_revision}`"
-        amplified = receipt.form == "amplified"
-        done = "amplified, without training" if amplified else "trained to refuse harmful requests"
+        untrained = {
+            "amplified": "amplified, without training",
+            "damped": "softly suppressed, without training",
+        }
+        done = untrained.get(receipt.form, "trained to refuse harmful requests")
         recipe = yaml.safe_dump(dict(self.recipe), sort_keys=False, allow_unicode=True)
         return f"""---
 {yaml.safe_dump(front, sort_keys=False).strip()}
@@ -100,6 +103,7 @@ def export_merged(
     card: Card,
     source: Path,
     words: PreTrainedTokenizerBase | None = None,
+    finish: Callable[[Path], None] | None = None,
 ) -> None:
     """Write the strengthened model: weights, tokenizer, processor, card and receipt.
 
@@ -114,6 +118,7 @@ def export_merged(
         card: what the model card says.
         source: folder of the base model, whose tokenizer and processor files are copied.
         words: saved in their place where `source` has none, as beside a GGUF file.
+        finish: called with the folder once all else is in it.
 
     Raises:
         StoreError: as `write_model`.
@@ -126,7 +131,7 @@ def export_merged(
         "README.md": card.markdown(stored),
         "receipt.json": json.dumps(stored.content(), indent=1) + "\n",
     }
-    write_model(bound, folder, source=source, words=words, texts=texts)
+    write_model(bound, folder, source=source, words=words, texts=texts, finish=finish)
 
 
 def write_model(
@@ -136,6 +141,7 @@ def write_model(
     source: Path,
     words: PreTrainedTokenizerBase | None = None,
     texts: Mapping[str, str],
+    finish: Callable[[Path], None] | None = None,
 ) -> None:
     """Write the model as it is in memory, with its base's companion files and further texts.
 
@@ -158,6 +164,8 @@ def write_model(
             shutil.copyfile(file, part / file.name)
         for name, text in texts.items():
             (part / name).write_text(text, encoding="utf-8")
+        if finish is not None:
+            finish(part)
 
 
 def _companions(source: Path) -> Iterator[Path]:

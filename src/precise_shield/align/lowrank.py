@@ -52,6 +52,14 @@ class LowRank:
     rank: int
     recipe: Mapping[str, Any] = field(default_factory=dict)
 
+    def fits(self, bound: BoundModel) -> bool:
+        """Whether every weight is the one that the factors were trained beside."""
+        weights = dict(bound.model.named_parameters())
+        return all(
+            one.name in weights and fingerprint(weights[one.name]) == one.base
+            for one in self.factors
+        )
+
     def expand(self, bound: BoundModel) -> SparseDelta:
         """The exact delta, for the base model that the factors were trained beside.
 

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from precise_shield.align.headed import headed, packed, save_headed, unpacked
-from precise_shield.align.slices import changed, read_slices, same_bits, write_slices
+from precise_shield.align.slices import changed, fingerprint, read_slices, same_bits, write_slices
 from precise_shield.core.errors import ReceiptError
 from precise_shield.core.sites import NeuronSet
 from precise_shield.models.bind import BoundModel
@@ -60,6 +60,20 @@ class SparseDelta:
     def changed_weights(self) -> int:
         """Entries whose bits differ between old and new."""
         return sum(changed(change.old, change.new) for change in self.changes)
+
+    def agrees(self, written: Mapping[str, str], path: str) -> None:
+        """Check the new values against the hashes in a receipt; `path` names the file.
+
+        Raises:
+            ReceiptError: they are others.
+        """
+        hashes = {change.name: fingerprint(change.new) for change in self.changes}
+        names = hashes.keys() | written.keys()
+        if moved := sorted(name for name in names if hashes.get(name) != written.get(name)):
+            raise ReceiptError(
+                f"{path} does not hold what its receipt says; the first difference is in"
+                f" {moved[0]}. It was changed after it was written."
+            )
 
     def save(self, path: Path) -> None:
         """Write the file, complete or not at all.

@@ -4,7 +4,18 @@ Heavy imports stay inside the commands, so that `--help` answers at once.
 """
 
 # each registers its commands
-from precise_shield.cli import atlas, chat, data, explore, handing, judging, results, stages, tools
+from precise_shield.cli import (
+    atlas,
+    chat,
+    data,
+    explore,
+    handing,
+    hub,
+    judging,
+    results,
+    stages,
+    tools,
+)
 from precise_shield.cli.app import app, main
 
 __all__ = [
@@ -14,6 +25,7 @@ __all__ = [
     "data",
     "explore",
     "handing",
+    "hub",
     "judging",
     "main",
     "results",

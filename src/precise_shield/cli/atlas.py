@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,13 +11,18 @@ from precise_shield.cli.app import Json, app, show
 
 @app.command()
 def atlas(
-    path: Annotated[Path, typer.Argument(help="An atlas.safetensors, or its folder.")],
+    path: Annotated[
+        str, typer.Argument(help="An atlas.safetensors, its folder, or owner/name on the hub.")
+    ],
     beside: Annotated[
-        Path | None, typer.Argument(help="Another one of the same architecture, to compare.")
+        str | None, typer.Argument(help="Another one of the same architecture, to compare.")
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Show what an atlas holds, or what two atlases share, beside chance."""
     from precise_shield.workflows.atlases import compared, described
+    from precise_shield.workflows.hub import fetched_atlas
 
-    show(described(path) if beside is None else compared(path, beside), as_json=as_json)
+    first = fetched_atlas(path)
+    found = described(first) if beside is None else compared(first, fetched_atlas(beside))
+    show(found, as_json=as_json)

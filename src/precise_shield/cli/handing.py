@@ -20,12 +20,15 @@ from precise_shield.cli.app import (
     model_section,
     show,
 )
+from precise_shield.cli.hub import Public, Yes, upload
 from precise_shield.core.errors import ConfigError
 
 receipt_app = typer.Typer(no_args_is_help=True, help="Prove what an alignment changed.")
 app.add_typer(receipt_app, name="receipt")
 
-DeltaArg = Annotated[Path, typer.Argument(help="Delta file that `export --delta` wrote.")]
+DeltaArg = Annotated[
+    str, typer.Argument(help="Delta that `export --delta` wrote: a file, or owner/name on the hub.")
+]
 Beside = Annotated[
     list[Path] | None,
     typer.Option("--with", help="Another delta that is in the result too. Repeatable."),
@@ -49,6 +52,11 @@ def export(
     force: Annotated[
         bool, typer.Option("--force", help="Although a limit is broken; never a weaker model.")
     ] = False,
+    push: Annotated[
+        str | None, typer.Option("--push", help="owner/name: upload it too, after asking.")
+    ] = None,
+    public: Public = False,
+    yes: Yes = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -66,6 +74,8 @@ def export(
     )
     limits = {each.name: f"{'kept' if each.kept else 'broken'}" for each in done.gate.limits}
     show({"wrote": str(done.path), "kind": done.kind, "gate": limits}, as_json=as_json)
+    if push is not None:
+        upload(out, push, public=public, yes=yes)
 
 
 @app.command()
@@ -85,6 +95,7 @@ def apply(
 ) -> None:
     """Write MODEL with a delta's rows put in, bit for bit."""
     from precise_shield.workflows.deltas import apply as work
+    from precise_shield.workflows.hub import fetched_delta
 
     section = model_section(
         model,
@@ -94,7 +105,9 @@ def apply(
         device=device,
         dtype=dtype,
     )
-    typer.echo(f"wrote {work(delta, section, out, beside=beside or [], force=force)}")
+    typer.echo(
+        f"wrote {work(fetched_delta(delta), section, out, beside=beside or [], force=force)}"
+    )
 
 
 @app.command()
@@ -111,6 +124,7 @@ def undo(
 ) -> None:
     """Write MODEL with a delta's rows taken out: its base model, bit for bit."""
     from precise_shield.workflows.deltas import undo as work
+    from precise_shield.workflows.hub import fetched_delta
 
     section = model_section(
         model,
@@ -120,7 +134,7 @@ def undo(
         device=device,
         dtype=dtype,
     )
-    typer.echo(f"wrote {work(delta, section, out, beside=beside or [])}")
+    typer.echo(f"wrote {work(fetched_delta(delta), section, out, beside=beside or [])}")
 
 
 @receipt_app.command("check")

@@ -23,10 +23,10 @@ def further(stats: Stats, places: Iterable[Place], choice: Selection) -> list[Co
     refusal against answer after the same prompts. `interaction:en/text`: refusal after harmful and
     answer after benign prompts against the other two, that is (harmful refused - harmful answered)
     - (benign refused - benign answered). `refused:en/text`: harmful prompts that the model refused
-    against those that it did not. `category:fraud`: one harm category over all languages and
-    modalities against all benign inputs.
+    against those that it did not; `complied:en/text` the other way round. `category:fraud`: one
+    harm category over all languages and modalities against all benign inputs.
     """
-    found = [one for place in places for one in (*_factors(place), _own(place))]
+    found = [one for place in places for one in (*_factors(place), _own(place), _turned(place))]
     benign = tuple(
         part
         for cell in stats.cells
@@ -56,6 +56,11 @@ def _own(place: Place) -> Contrast:
     harmful = Cell(*place, "harmful")
     where = f"{place[0]}/{place[1]}"
     return Contrast(f"refused:{where}", (Part(harmful, REFUSED),), (Part(harmful, COMPLIED),))
+
+
+def _turned(place: Place) -> Contrast:
+    own = _own(place)
+    return Contrast(own.name.replace("refused:", "complied:"), own.against, own.arm)
 
 
 def _rows(stats: Stats, part: Part, choice: Selection) -> bool:

@@ -29,6 +29,14 @@ def scale(factor: float) -> Edit:
     return lambda _, acts: acts * factor
 
 
+def damp(factors: Mapping[Site, Float[Tensor, " k"]]) -> Edit:
+    """Multiply each chosen unit by a factor of its own, e.g. by how much it drives harmful output.
+
+    Source: SGM (arXiv 2512.15052), soft suppression at inference.
+    """
+    return lambda site, acts: acts * factors[site].to(acts)
+
+
 def replace(values: Mapping[Site, Float[Tensor, " k"]]) -> Edit:
     """Put fixed values in place, one a chosen unit, e.g. their mean over benign requests.
 

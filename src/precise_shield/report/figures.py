@@ -50,6 +50,10 @@ GLYPHS: dict[ConditionKind, str] = {
     "random_suppressed": "random",
     "zero_shot": "zero",
     "zero_shot_random": "random",
+    "assembled": "zero",
+    "assembled_random": "random",
+    "damped": "aligned",
+    "random_damped": "random",
     "defence": "defence",
 }
 
@@ -175,6 +179,10 @@ _BRIEF: dict[ConditionKind, str] = {
     "random_suppressed": "random off",
     "zero_shot": "zero-shot",
     "zero_shot_random": "its random",
+    "assembled": "put together",
+    "assembled_random": "its random",
+    "damped": "damped",
+    "random_damped": "random down",
     "defence": "defence",
 }
 

@@ -114,7 +114,7 @@ def figures_of(summary: Summary) -> Figures:
                 curve_figure(view),
                 *sureness_figures(view),
                 local_figure(view),
-                _maps(view, ("zero_shot",), "transfer"),
+                _maps(view, ("zero_shot", "assembled"), "transfer"),
                 transfer_figure(view),
             ]
         ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from precise_shield.workflows.arms import Arm, make
 from precise_shield.workflows.context import Run
+from precise_shield.workflows.damping import damping_arms
 from precise_shield.workflows.identify import identify
 from precise_shield.workflows.plans import plans
 from precise_shield.workflows.search import settle
@@ -19,6 +20,8 @@ def align(run: Run) -> list[Arm]:
         EmptyCellError: no training rows are left for an arm.
         ReceiptError: something outside the chosen rows moved.
     """
-    every = plans(run, identify(run))
+    atlas = identify(run)
+    every = plans(run, atlas)
     settings = {name: found.settings for name, found in settle(run, every).items()}
-    return [make(run, plan, settings[plan.like]) for plan in every]
+    trained = [make(run, plan, settings[plan.like]) for plan in every]
+    return [*trained, *damping_arms(run, atlas)]

@@ -39,7 +39,8 @@ def claims(
     ]
 
 
-def _points(found: GroupedDifference) -> str:
+def points_of(found: GroupedDifference) -> str:
+    """A difference in points, with its interval and counts."""
     if found.difference != found.difference:
         return f"undefined, n={found.n} unscored={found.unscored}"
     return (
@@ -48,7 +49,7 @@ def _points(found: GroupedDifference) -> str:
     )
 
 
-def _sign(found: GroupedDifference, expected: int) -> Outcome:
+def sign_of(found: GroupedDifference, expected: int) -> Outcome:
     """Whether a difference has the expected sign beyond its interval."""
     if found.difference != found.difference or found.low != found.low:
         return "not testable"
@@ -58,7 +59,8 @@ def _sign(found: GroupedDifference, expected: int) -> Outcome:
     return "does not hold" if high <= 0 else "unclear"
 
 
-def _names(found: Evaluation, kind: str) -> list[str]:
+def names_of_kind(found: Evaluation, kind: str) -> list[str]:
+    """Names of the conditions of a kind."""
     return [each.name for each in found.conditions if each.kind == kind]
 
 
@@ -93,7 +95,7 @@ def _gap(config: Config, found: Evaluation) -> list[Claim]:
     ]
 
 
-def _hits(found: Evaluation, measure: str) -> int:
+def hits_of(found: Evaluation, measure: str) -> int:
     """Hits of the base model, all cells pooled: where there are none, nothing can get less."""
     rows = [r for r in found.rates if (r.condition, r.measure) == ("base", measure)]
     return sum(r.hits for r in rows if r.language is None and r.modality is None)
@@ -105,7 +107,7 @@ def _readout(found: Evaluation, verified: Verification) -> Claim:
     control = pooled.base - sum(pooled.random) / len(pooled.random)
     assert pooled.p_value is not None
     verdict: Outcome = "holds" if pooled.p_value <= 0.05 and drop > control else "does not hold"
-    if not _hits(found, "refusal_harmful"):
+    if not hits_of(found, "refusal_harmful"):
         verdict = "not testable"
     return Claim(
         claim="Suppressing the neurons lowers the odds that an answer starts as a refusal more"
@@ -119,8 +121,8 @@ def _readout(found: Evaluation, verified: Verification) -> Claim:
 
 
 def _suppression(found: Evaluation) -> list[Claim]:
-    rows, refuses = [], _hits(found, "refusal_harmful") > 0
-    for control in _names(found, "random_suppressed"):
+    rows, refuses = [], hits_of(found, "refusal_harmful") > 0
+    for control in names_of_kind(found, "random_suppressed"):
         effect = found.compared("attack_success", "suppressed", "base")
         beyond = found.compared("attack_success", "suppressed", control)
         rows.append(
@@ -129,8 +131,8 @@ def _suppression(found: Evaluation) -> list[Claim]:
                 source=f"{PS}, Table 4",
                 reported="Qwen3-VL-8B: 30.7 to 51.2 (image) and 19.6 to 58.4 (text); random"
                 " 26.1 and 20.7",
-                measured=f"{_points(effect)} against base; {_points(beyond)} against {control}",
-                verdict=_sign(beyond, +1) if refuses else "not testable",
+                measured=f"{points_of(effect)} against base; {points_of(beyond)} against {control}",
+                verdict=sign_of(beyond, +1) if refuses else "not testable",
             )
         )
     return rows
@@ -139,7 +141,7 @@ def _suppression(found: Evaluation) -> list[Claim]:
 def _tuning(found: Evaluation, *, rest: bool = False) -> list[Claim]:
     """With `rest` the safety neurons were frozen and all others trained: another claim."""
     effect = found.compared("attack_success", "aligned", "base")
-    attackable = _hits(found, "attack_success") > 0
+    attackable = hits_of(found, "attack_success") > 0
     rows = [
         Claim(
             claim="Tuning all but the safety neurons lowers attack success"
@@ -147,11 +149,11 @@ def _tuning(found: Evaluation, *, rest: bool = False) -> list[Claim]:
             else "Tuning the safety neurons alone lowers attack success",
             source=SAFE if rest else f"{PS}, Tables 1 and 3",
             reported=ELSEWHERE if rest else "Qwen3-VL-8B: 30.7 to 6.2 (image), 19.6 to 5.5 (text)",
-            measured=_points(effect),
-            verdict=_sign(effect, -1) if attackable else "not testable",
+            measured=points_of(effect),
+            verdict=sign_of(effect, -1) if attackable else "not testable",
         )
     ]
-    for control in _names(found, "random_rows"):
+    for control in names_of_kind(found, "random_rows"):
         beyond = found.compared("attack_success", "aligned", control)
         rows.append(
             Claim(
@@ -164,8 +166,8 @@ def _tuning(found: Evaluation, *, rest: bool = False) -> list[Claim]:
                 reported=ELSEWHERE
                 if rest
                 else "Qwen: random rows 19.3 / 12.4, shared neurons 10.0 / 6.9",
-                measured=f"{_points(beyond)} against {control}",
-                verdict=_sign(beyond, -1) if attackable else "not testable",
+                measured=f"{points_of(beyond)} against {control}",
+                verdict=sign_of(beyond, -1) if attackable else "not testable",
             )
         )
     return rows
@@ -182,8 +184,8 @@ def _cost(found: Evaluation) -> Claim:
         claim="Tuning costs almost nothing: benign answers stay right and are not refused",
         source=f"{PS}, Table 1 (MM-Vet and MGSM within 2 points)",
         reported="66.6/67.7 to 67.7/69.4 for Qwen3-VL-8B",
-        measured=f"benign answers right {_points(right)}; topic-matched benign refused"
-        f" {_points(refused)}",
+        measured=f"benign answers right {points_of(right)}; topic-matched benign refused"
+        f" {points_of(refused)}",
         verdict=verdict if known else "not testable",
     )
 
@@ -252,23 +254,25 @@ def _unseen(found: Evaluation, condition: Condition, part: object) -> Claim:
     ]
     effect = found.compared("attack_success", condition.name, "base", unseen)
     controls = [
-        n for n in _names(found, "zero_shot_random") if n.startswith(f"{condition.name}-random-")
+        n
+        for n in names_of_kind(found, "zero_shot_random")
+        if n.startswith(f"{condition.name}-random-")
     ]
     beyond = [found.compared("attack_success", condition.name, name, unseen) for name in controls]
     beside = "; ".join(
-        f"{_points(each)} against {name}" for each, name in zip(beyond, controls, strict=True)
+        f"{points_of(each)} against {name}" for each, name in zip(beyond, controls, strict=True)
     )
-    outcomes = [_sign(each, -1) for each in (effect, *beyond)]
+    outcomes = [sign_of(each, -1) for each in (effect, *beyond)]
     agreed: Outcome = outcomes[0] if len(set(outcomes)) == 1 else "unclear"
     if "does not hold" in outcomes:
         agreed = "does not hold"
-    attackable = _hits(found, "attack_success") > 0
+    attackable = hits_of(found, "attack_success") > 0
     return Claim(
         claim=f"What was tuned carries over to what was not trained, and more than random rows"
         f" tuned alike ({condition.name})",
         source=f"{PS}, section 5.3",
         reported="relative ASR cut of 45 % (text to image) and 60 % (image to text); no control",
-        measured=f"{_points(effect)} on unseen cells against base; "
+        measured=f"{points_of(effect)} on unseen cells against base; "
         + (beside or "no random-row control was configured"),
         verdict=agreed if attackable and controls else "not testable",
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from precise_shield.align.export import Card, export_merged, write_model
 from precise_shield.align.lowrank import LowRank, is_low_rank
 from precise_shield.align.receipt import StoredReceipt
 from precise_shield.align.slices import fingerprint
-from precise_shield.align.sparse import SparseDelta, applied
+from precise_shield.align.sparse import SparseDelta
 from precise_shield.align.sparse import apply as put_in
 from precise_shield.align.sparse import undo as take_out
 from precise_shield.core.errors import ConfigError, GateError, ReceiptError, StoreError
@@ -34,9 +33,10 @@ from precise_shield.core.summary import GateFacts
 from precise_shield.models.bind import BoundModel, bind
 from precise_shield.models.loading import LoadedModel, load
 from precise_shield.workflows.embedded import spec_of
-from precise_shield.workflows.gate import require_gate
+from precise_shield.workflows.gate import require_gate, require_stronger
 from precise_shield.workflows.run import read_summary
 from precise_shield.workflows.sections.model import ModelSection
+from precise_shield.workflows.stamp import stamp
 
 
 def apply(
@@ -65,8 +65,10 @@ def apply(
             the same slices.
     """
     must_be_free(out)
-    found, others = _read(delta), [_exact(path) for path in beside]
-    card, stored, facts = _passport(delta, found.recipe)
+    found, others = read_delta(delta), [_exact(path) for path in beside]
+    card, stored, facts = passport_of(delta, found.recipe)
+    if stored.receipt.form == "damped":
+        require_stronger(facts)
     require_gate(facts, force=force)
     if others and not force:
         raise GateError(
@@ -75,38 +77,52 @@ def apply(
         )
     loaded, bound = _open(model, found, *others)
     already = [other for other in others if holds(bound, other)]
-    with without(bound, already), ExitStack() as earlier:
-        # a low-rank delta says what it is only beside the very base that it was trained in
-        for other in [] if isinstance(found, SparseDelta) else already:
-            earlier.enter_context(applied(bound, other))
-        exact = found if isinstance(found, SparseDelta) else found.expand(bound)
+    exact = _exactly(bound, found, already)
     _no_silence(exact, "new")
-    if not others:
-        put_in(bound, exact)
-        export_merged(
-            bound,
-            out,
-            delta=exact,
-            stored=stored,
-            card=card,
-            source=loaded.folder,
-            words=loaded.tokenizer,
-        )
+    if others:
+        members = [
+            Member(path.name, other, _stored(path, other.recipe))
+            for path, other in zip(beside, others, strict=True)
+        ]
+        for other in reversed(already):
+            take_out(bound, other)
+        _write_together(loaded, bound, [*members, Member(delta.name, exact, stored)], card, out)
         return out
-    members = [
-        Member(path.name, other, _stored(path, other.recipe))
-        for path, other in zip(beside, others, strict=True)
-    ]
-    members.append(Member(delta.name, exact, stored))
-    for other in reversed(already):
-        take_out(bound, other)
+    put_in(bound, exact)
+    export_merged(
+        bound,
+        out,
+        delta=exact,
+        stored=stored,
+        card=card,
+        source=loaded.folder,
+        words=loaded.tokenizer,
+        finish=lambda folder: stamp(folder, facts),
+    )
+    return out
+
+
+def _exactly(
+    bound: BoundModel, found: SparseDelta | LowRank, already: Sequence[SparseDelta]
+) -> SparseDelta:
+    """A low-rank delta multiplied out beside its own base, without or with what is in already."""
+    if isinstance(found, SparseDelta):
+        return found
+    with without(bound, already):
+        if found.fits(bound):
+            return found.expand(bound)
+    return found.expand(bound)
+
+
+def _write_together(
+    loaded: LoadedModel, bound: BoundModel, members: Sequence[Member], card: Card, out: Path
+) -> None:
     proof = compose(bound, members)
     texts = {
-        "README.md": card.markdown(stored) + _also_in_it(members),
+        "README.md": card.markdown(members[-1].stored) + _also_in_it(members),
         "receipt.json": json.dumps(proof.content(), indent=1) + "\n",
     }
     write_model(bound, out, source=loaded.folder, words=loaded.tokenizer, texts=texts)
-    return out
 
 
 def _also_in_it(members: Sequence[Member]) -> str:
@@ -176,7 +192,7 @@ def receipt_check(path: Path, model: ModelSection | None = None) -> list[str]:
         ConfigError: an adapter without its base model.
     """
     if path.is_file():
-        return [_check_delta(path, _read(path), model)]
+        return [_check_delta(path, read_delta(path), model)]
     if (path / "adapter_config.json").is_file():
         if model is None:
             raise ConfigError("an adapter is checked against its base model; give it as MODEL.")
@@ -257,15 +273,9 @@ def _check_delta(path: Path, found: SparseDelta | LowRank, model: ModelSection |
 
 def _consistent(path: Path, delta: SparseDelta, stored: StoredReceipt) -> None:
     """The file's own values are those that its receipt was made for."""
-    hashes = {change.name: fingerprint(change.new) for change in delta.changes}
-    moved = sorted(
-        n for n in hashes.keys() | stored.written if hashes.get(n) != stored.written.get(n)
-    )
-    if moved or delta.neurons != stored.neurons:
-        raise ReceiptError(
-            f"{path} does not hold what its receipt says; the first difference is in"
-            f" {moved[0] if moved else 'the neurons'}. It was changed after it was written."
-        )
+    delta.agrees(stored.written, str(path))
+    if delta.neurons != stored.neurons:
+        raise ReceiptError(f"{path} is of other neurons than its receipt.")
     if delta.changed_weights() != stored.receipt.changed_weights:
         raise ReceiptError(
             f"{path} changes {delta.changed_weights():,} weights, its receipt says"
@@ -278,12 +288,17 @@ def _allowed(stored: StoredReceipt) -> str:
     return f"{receipt.changed_weights:,} weights of {receipt.neurons:,} neurons"
 
 
-def _read(path: Path) -> SparseDelta | LowRank:
+def read_delta(path: Path) -> SparseDelta | LowRank:
+    """A delta file of either kind.
+
+    Raises:
+        StoreError: it is none.
+    """
     return LowRank.load(path) if is_low_rank(path) else SparseDelta.load(path)
 
 
 def _exact(path: Path) -> SparseDelta:
-    found = _read(path)
+    found = read_delta(path)
     if isinstance(found, LowRank):
         raise StoreError(
             f"{path} holds factors and no old values, so it cannot be undone. Use the exact delta."
@@ -303,7 +318,12 @@ def _stored(path: Path, recipe: Any) -> StoredReceipt:
     return StoredReceipt.load(path.with_name("receipt.json"))
 
 
-def _passport(path: Path, recipe: Any) -> tuple[Card, StoredReceipt, GateFacts]:
+def passport_of(path: Path, recipe: Any) -> tuple[Card, StoredReceipt, GateFacts]:
+    """What an exported delta says of itself: card, receipt and gate.
+
+    Raises:
+        StoreError: it does not say it.
+    """
     try:
         stored = StoredReceipt.of(recipe["receipt"], str(path))
         return Card(**recipe["card"]), stored, GateFacts.model_validate(recipe["gate"])

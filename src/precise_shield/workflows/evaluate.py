@@ -26,6 +26,7 @@ from precise_shield.evaluate.bootstrap import GroupedDifference, grouped_differe
 from precise_shield.evaluate.measures import difference_rows, outcomes, rate_rows, refusal_gap
 from precise_shield.workflows import answers, judges
 from precise_shield.workflows.align import align
+from precise_shield.workflows.assembled import assembled
 from precise_shield.workflows.conditions import (
     aligned_state,
     base_state,
@@ -33,6 +34,7 @@ from precise_shield.workflows.conditions import (
     suppressed_states,
 )
 from precise_shield.workflows.context import Run
+from precise_shield.workflows.damping import damping_states
 from precise_shield.workflows.defended import check_defences, defended
 from precise_shield.workflows.headlines import headlines
 from precise_shield.workflows.identify import identify
@@ -121,10 +123,14 @@ def evaluate(run: Run) -> Evaluation:
     with crew().leader_first():
         log_opening(run, examples)
     states = [base_state(), *map(aligned_state, arms), *suppressed_states(run, atlas)]
+    states += damping_states(run, atlas)
     responses = {state.name: respond(run, state, examples) for state in states}
+    joined, joined_responses = assembled(
+        run, [arm.condition.name for arm in arms], examples, responses
+    )
     behind, defended_responses = defended(run, examples)
-    responses |= defended_responses
-    conditions = [*(state.condition for state in states), *behind]
+    responses |= joined_responses | defended_responses
+    conditions = [*(state.condition for state in states), *joined, *behind]
     kept = answers.keep(run, examples, conditions, responses)
     judged = judges.judge_all(run, examples, responses, kept.key)
     verdicts = judged[0].verdicts
@@ -160,15 +166,18 @@ def comparisons(conditions: Sequence[Condition]) -> list[tuple[str, str]]:
     for kind, controls in BESIDE.items():
         for name in kinds[kind]:
             pairs += [(name, other) for control in controls for other in kinds[control]]
-    for name in kinds["zero_shot"]:
-        beside = [each for each in kinds["zero_shot_random"] if each.startswith(f"{name}-random-")]
-        pairs += [(name, control) for control in beside]
+    for kind in ("zero_shot", "assembled"):
+        for name in kinds[kind]:
+            others = kinds[f"{kind}_random"]
+            pairs += [(name, each) for each in others if each.startswith(f"{name}-random-")]
+    pairs += [(name, arm) for name in kinds["assembled"] for arm in kinds["aligned"]]
     return pairs
 
 
 BESIDE = {
     "aligned": ("random_rows", "benign_rows", "frozen_a", "lora", "full", "defence"),
     "amplified": ("random_amplified",),
+    "damped": ("random_damped",),
     "suppressed": ("random_suppressed",),
 }
 """Which kinds of condition an effect is set against."""

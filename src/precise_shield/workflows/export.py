@@ -17,8 +17,9 @@ from precise_shield.core.summary import Condition, GateFacts, Summary
 from precise_shield.workflows.arms import Arm
 from precise_shield.workflows.config import load_config
 from precise_shield.workflows.context import Run, started
-from precise_shield.workflows.gate import EXPORTABLE, gate, require_gate
+from precise_shield.workflows.gate import EXPORTABLE, gate, require_gate, require_stronger
 from precise_shield.workflows.run import read_summary
+from precise_shield.workflows.stamp import stamp
 
 Kind = Literal["merged", "peft", "delta", "low_rank"]
 """`merged`: a whole checkpoint. `peft`: a LoRA adapter. `delta`: changed rows, old and new.
@@ -74,6 +75,8 @@ def export(
             " the same revision, file and dtype."
         )
     facts = gate(run, arm)
+    if arm.receipt.form == "damped":
+        require_stronger(facts)
     require_gate(facts, force=force)
     card = card_of(summary, arm, facts)
     with readable_errors(out.parent):
@@ -118,6 +121,7 @@ def _write(run: Run, arm: Arm, card: Card, out: Path, kind: Kind, facts: GateFac
                 card=card,
                 source=loaded.folder,
                 words=loaded.tokenizer,
+                finish=lambda written: stamp(written, facts),
             )
     elif kind == "peft":
         export_adapter(
@@ -129,6 +133,7 @@ def _write(run: Run, arm: Arm, card: Card, out: Path, kind: Kind, facts: GateFac
             card=card.markdown(stored, library="peft"),
             base=card.base,
             revision=card.base_revision,
+            finish=lambda written: stamp(written, facts),
         )
     elif kind == "delta":
         replace(delta, recipe=passport(delta.recipe, stored, card, facts)).save(out)
@@ -216,7 +221,8 @@ def _beside(control: Condition, arm: Arm) -> bool:
     if arm.condition.kind == "zero_shot":
         mine = control.name.startswith(f"{arm.condition.name}-random-")
         return control.kind == "zero_shot_random" and mine
-    wanted = "random_amplified" if arm.condition.kind == "amplified" else "random_rows"
+    other = {"amplified": "random_amplified", "damped": "random_damped"}
+    wanted = other.get(arm.condition.kind, "random_rows")
     return control.kind == wanted
 
 

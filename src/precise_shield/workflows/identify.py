@@ -88,6 +88,9 @@ def select(stats: Stats, choice: Selection, anchor: str) -> dict[str, NeuronSet]
     there = places_of(stats, choice)
     cells = {place: contrast(stats, place, choice).draw(0) for place in there}
     more = {one.name: masks(stats, one, choice).draw(0) for one in further(stats, there, choice)}
+    complied = [one for name, one in more.items() if name.startswith("complied:")]
+    if complied:
+        more["complied"] = NeuronSet.union(complied)
     return named_sets(cells, anchor) | more
 
 

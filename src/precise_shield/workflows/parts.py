@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 from precise_shield.core.errors import ConfigError
 from precise_shield.core.records import MODALITIES, Example
-from precise_shield.core.summary import TrainedOn
+from precise_shield.core.summary import TrainedOn, TransferAxis
 from precise_shield.evaluate.transfer import AXES, VALUE_OF
 from precise_shield.workflows.context import Run, wanted
 from precise_shield.workflows.sections.align import TransferSection, ZeroShotSection
@@ -37,10 +38,44 @@ def parts_of(run: Run) -> list[ZeroShotSection]:
     parts = list(run.config.align.zero_shot)
     for section in run.config.align.transfer:
         parts += _expanded(run, section)
+    for axis in run.config.align.leave_out:
+        parts += _left_out(run, axis)
     names = [part.name for part in parts]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(f"two trainings on a part of the data are named {twice[0]!r}.")
     return parts
+
+
+def _left_out(run: Run, axis: TransferAxis) -> list[ZeroShotSection]:
+    align = run.config.align
+    rows = [
+        row
+        for row in run.data.examples
+        if row.split in align.splits
+        and row.harm == "harmful"
+        and wanted(row, align.languages, align.modalities)
+    ]
+    there = sorted({value for row in rows if (value := VALUE_OF[axis](row)) is not None})
+    if len(there) < 2:
+        raise ConfigError(
+            f"align.leave_out by {axis}: harmful training rows have {there or 'no ' + axis}, so"
+            " nothing is left once one is out."
+        )
+    parts = []
+    for value in there:
+        rest = [other for other in there if other != value]
+        cut: dict[str, object] = {"without_categories": [value], "languages": align.languages}
+        if axis == "language":
+            cut = {"languages": rest, "sets_of": rest}
+        name = without(value)
+        cut |= {"modalities": align.modalities}
+        parts.append(ZeroShotSection.model_validate({"name": name, **cut}))
+    return parts
+
+
+def without(value: str) -> str:
+    """Name of the training that left a language or category out."""
+    return f"without-{re.sub(r'[^a-z0-9]+', '-', value.lower()).strip('-')}"
 
 
 def _expanded(run: Run, section: TransferSection) -> list[ZeroShotSection]:

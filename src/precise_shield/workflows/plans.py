@@ -108,6 +108,8 @@ def arm_names(section: AlignSection, parts: Sequence[ZeroShotSection]) -> list[s
     for part in parts:
         names.append(part.name)
         names += [f"{part.name}-random-{seed}" for seed in range(section.zero_shot_seeds)]
+    if section.damp.on:
+        names += ["damped", *(f"random-damped-{i}" for i in range(section.damp.random_seeds))]
     return names
 
 
@@ -215,15 +217,22 @@ def _amplified(run: Run, atlas: Atlas, rows: list[Example]) -> list[Plan]:
 def _zero_shot(run: Run, atlas: Atlas, part: ZeroShotSection, form: Form) -> list[Plan]:
     align = run.config.align
     rows = rows_of(run, part.languages, part.modalities)
+    rows = [row for row in rows if row.category not in part.without_categories]
+    if not any(row.harm == "harmful" for row in rows):
+        raise EmptyCellError(f"{part.name}: no harmful training row is left to train on.")
     which = part.chosen or atlas.chosen
-    neurons = require(which, evaluate(which, atlas.sets), atlas.sets)
+    sets, restricted = sets_without(run, atlas, part.sets_of, which)
+    neurons = require(which, evaluate(which, sets), sets)
     seen = f"{', '.join(part.languages or ['all languages'])}; "
     seen += ", ".join(part.modalities or ["all"])
+    if part.without_categories:
+        seen += f"; without {', '.join(part.without_categories)}"
+    where = "" if part.sets_of is None else " of those languages" if restricted else " of all"
     condition = Condition(
         name=part.name,
         kind="zero_shot",
         label=f"tuned on {seen} only",
-        note=f"{len(neurons)} neurons of {which}, {len(rows)} rows; the rest is zero-shot",
+        note=f"{len(neurons)} neurons of {which}{where}, {len(rows)} rows; the rest is zero-shot",
         trained_on=trained_on(rows, rows_of(run, align.languages, align.modalities)),
     )
     made = [Plan(condition, neurons, rows, form, "aligned")]
@@ -237,6 +246,26 @@ def _zero_shot(run: Run, atlas: Atlas, part: ZeroShotSection, form: Form) -> lis
         drawn = control(run, atlas, neurons, seed)
         made.append(Plan(beside, drawn, rows, form, "random-rows-0"))
     return made
+
+
+def sets_without(
+    run: Run, atlas: Atlas, languages: Sequence[str] | None, which: str
+) -> tuple[Mapping[str, NeuronSet], bool]:
+    """The named sets made of some languages' cells alone, and whether that could be done.
+
+    Where `which` cannot be named or is empty without the other languages (the set of the language
+    that was left out, or what others share with it), the sets of all languages are handed back.
+    """
+    if languages is None:
+        return atlas.sets, False
+    cells = {p: atlas.sets[f"{p[0]}/{p[1]}"] for p in atlas.places if p[0] in languages}
+    if not cells:
+        return atlas.sets, False
+    sets = named_sets(cells, run.config.identify.anchor)
+    try:
+        return (sets, True) if evaluate(which, sets) else (atlas.sets, False)
+    except ConfigError:
+        return atlas.sets, False
 
 
 def benign_only(run: Run, atlas: Atlas) -> NeuronSet:

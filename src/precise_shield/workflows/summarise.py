@@ -27,6 +27,7 @@ from precise_shield.workflows.arms import Arm
 from precise_shield.workflows.audit import audit
 from precise_shield.workflows.claims import claims
 from precise_shield.workflows.claims_explained import explained_claims
+from precise_shield.workflows.claims_more import further_claims
 from precise_shield.workflows.context import Run
 from precise_shield.workflows.data_notes import data_notes
 from precise_shield.workflows.evaluate import Evaluation, samples
@@ -72,7 +73,11 @@ def summarise(
         explained=explained,
         gate=gates,
         search=searched,
-        claims=[*claims(config, found, facts, verified), *explained_claims(facts, explained)],
+        claims=[
+            *claims(config, found, facts, verified),
+            *explained_claims(facts, explained),
+            *further_claims(found),
+        ],
         costs=run.costs,
         samples=samples(run, found),
         seeds={"seed": config.seed},

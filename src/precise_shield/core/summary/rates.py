@@ -30,6 +30,10 @@ ConditionKind = Literal[
     "random_suppressed",
     "zero_shot",
     "zero_shot_random",
+    "assembled",
+    "assembled_random",
+    "damped",
+    "random_damped",
     "defence",
 ]
 

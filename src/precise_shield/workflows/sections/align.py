@@ -13,6 +13,9 @@ from precise_shield.workflows.sections.gate import GateSection, SearchSection
 ArmName = Literal["benign_rows", "frozen_a", "lora", "lora_matched", "full", "amplified"]
 
 
+Scope = Literal["prompt", "context", "first_decision", "response"]
+
+
 class ZeroShotSection(Section):
     name: str
     """Name of the condition."""
@@ -25,6 +28,13 @@ class ZeroShotSection(Section):
 
     chosen: str | None = None
     """Set that is tuned; null takes `identify.chosen`."""
+
+    without_categories: list[str] = []
+    """Harm categories whose rows are left out; benign rows have none and stay."""
+
+    sets_of: list[str] | None = None
+    """Languages whose cells the named sets are made of; null takes all. Where the chosen set
+    cannot be named without the others, it is taken with all, and the condition says so."""
 
 
 class TransferSection(Section):
@@ -47,6 +57,26 @@ class CacheSection(Section):
 
     limit_mb: int = Field(default=4096, gt=0)
     """Most MiB of it; more is refused before a training starts."""
+
+
+class DampSection(Section):
+    on: bool = False
+    """Damp the neurons that go with the model's own complied answers, without training (SGM);
+    needs `identify.responses: own_refused`."""
+
+    chosen: str = "complied"
+    """Set that is damped: `complied`, `complied:<language>/<modality>`, or an expression over
+    them. Neurons of the safety sets are never among them."""
+
+    strength: float = Field(default=0.5, gt=0, lt=1)
+    """By how much: a neuron that tells complied from refused answers perfectly is multiplied by
+    1 - strength, one that tells nothing by 1."""
+
+    scopes: list[Scope] = []
+    """Also measured as an edit at inference at these positions alone, e.g. `response`."""
+
+    random_seeds: int = Field(default=1, ge=1)
+    """Random-neuron controls, damped by the same factors."""
 
 
 class AlignSection(Section):
@@ -139,8 +169,16 @@ class AlignSection(Section):
     """Whole transfer matrices, trained on the row and asked in the column: as many further
     trainings as there are languages or modalities, each beside its random rows."""
 
+    leave_out: list[Literal["language", "category"]] = []
+    """One training for each language, or harm category, of the training data, without it:
+    `without-<name>`, its set made without that language too, beside its random rows. The test
+    prompts are also put together from the trainings that never saw them (`left-out-language`)."""
+
     zero_shot_seeds: int = Field(default=1, ge=0)
     """Random-row controls of each zero-shot training, on the same part of the data."""
+
+    damp: DampSection = DampSection()
+    """SGM's soft suppression of the neurons that drive harmful output."""
 
     gate: GateSection = GateSection()
     """What the aligned model has to keep before it is exported."""
