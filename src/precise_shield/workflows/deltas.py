@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +53,7 @@ def apply(
     Takes a delta, exact or low-rank, that `export` wrote: it carries its gate and receipt.
 
     Args:
-        delta: the delta's file.
-        model: its base model, or one that holds deltas of `beside`.
+        delta, model: the delta's file, and its base or a model that holds deltas of `beside`.
         out: folder to write; it must not exist.
         beside: exact deltas that are in the result too: in `model` already, or put in before.
         force: although a limit is broken; with `beside`, although no gate saw them together.
@@ -97,7 +97,7 @@ def apply(
         card=card,
         source=loaded.folder,
         words=loaded.tokenizer,
-        finish=lambda folder: stamp(folder, facts),
+        finish=partial(stamp, facts=facts),
     )
     return out
 

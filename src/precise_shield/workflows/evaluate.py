@@ -123,14 +123,14 @@ def evaluate(run: Run) -> Evaluation:
     with crew().leader_first():
         log_opening(run, examples)
     states = [base_state(), *map(aligned_state, arms), *suppressed_states(run, atlas)]
-    states += damping_states(run, atlas)
-    responses = {state.name: respond(run, state, examples) for state in states}
+    scoped = damping_states(run, atlas)  # a first token alone has no answer to edit
+    responses = {state.name: respond(run, state, examples) for state in [*states, *scoped]}
     joined, joined_responses = assembled(
         run, [arm.condition.name for arm in arms], examples, responses
     )
     behind, defended_responses = defended(run, examples)
     responses |= joined_responses | defended_responses
-    conditions = [*(state.condition for state in states), *joined, *behind]
+    conditions = [*(state.condition for state in [*states, *scoped]), *joined, *behind]
     kept = answers.keep(run, examples, conditions, responses)
     judged = judges.judge_all(run, examples, responses, kept.key)
     verdicts = judged[0].verdicts

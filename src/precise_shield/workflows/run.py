@@ -59,6 +59,7 @@ def budget(run: Run) -> str:
     test = len(run.examples(section.evaluate.split))
     arms = len(arm_names(section.align, parts_of(run)))
     conditions = 1 + arms + 1 + section.evaluate.random_suppressions  # base, arms, suppressed
+    conditions += len(section.align.damp.scopes) * (1 + section.align.damp.random_seeds)
     conditions += len(section.evaluate.defences)
     text = (
         f"budget: {conditions} conditions x {test} test prompts = {conditions * test} answers of at"
