@@ -39,8 +39,11 @@ def two(finished, tmp_path_factory):
     condition = next(c for c in summary.conditions if c.name == "random-rows-0")
     delta = SparseDelta.load(path)
     arm = Arm(condition, delta.neurons, receipt, path, path.parent.name)
-    card = card_of(summary, arm, summary.gate[0])
-    recipe = passport(delta.recipe, arm.stored, card, summary.gate[0])
+    facts = summary.gate[0]
+    kept = [limit.model_copy(update={"kept": True}) for limit in facts.limits]
+    facts = facts.model_copy(update={"limits": kept, "weaker": None})
+    card = card_of(summary, arm, facts)
+    recipe = passport(delta.recipe, arm.stored, card, facts)
     dataclasses.replace(delta, recipe=recipe).save(out / "two.safetensors")
     return out / "one.safetensors", out / "two.safetensors"
 

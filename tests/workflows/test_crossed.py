@@ -211,6 +211,8 @@ def test_a_run_that_was_cut_off_while_collecting_goes_on(small, tmp_path, monkey
 
 def test_damping_is_the_edit_folded_in_and_never_forced_out(small, tmp_path, judged):
     """Columns scaled by each neuron's own factor give the logits of the edit at inference."""
+    small = small.model_copy(deep=True)
+    small.data.sources[0].limit = 12
     run = opened(small, tmp_path, responses="own_refused", p=0.3)
     section = run.config.align.model_copy(
         update={"damp": DampSection(on=True, strength=0.5, scopes=["response"])}

@@ -59,7 +59,7 @@ def hub(monkeypatch, tmp_path):
 @pytest.mark.parametrize("kind", ["merged", "peft", "delta", "low_rank"])
 def test_a_push_holds_what_was_exported_and_its_card(passed, hub, kind):
     assert push(passed / kind, NAME) == f"{hub.url}/{NAME}"
-    assert hub.repos[NAME]["private"] is True
+    assert hub.repos[NAME]["visibility"] == "private"
     assert hub.tokens == {"Bearer hf_test"}
     card = hub.files["README.md"].decode()
     assert "## Measured" in card
@@ -79,7 +79,7 @@ def test_a_push_holds_what_was_exported_and_its_card(passed, hub, kind):
 def test_an_atlas_goes_and_comes_back(finished, hub):
     run, _ = finished
     push(identified(run).folder, NAME, public=True)
-    assert hub.repos[NAME]["private"] is False
+    assert hub.repos[NAME]["visibility"] == "public"
     assert set(hub.files) == {"atlas.safetensors", "atlas.json", "README.md"}
     back = load_atlas(fetched_atlas(NAME))
     assert back.sets == load_atlas(identified(run).folder).sets

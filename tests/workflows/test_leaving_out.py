@@ -119,6 +119,7 @@ def test_put_together_is_every_prompt_where_it_was_never_or_alone_seen(run, made
         assert pair in pairs
     warned = len(run.warnings)
     strange = dataclasses.replace(test[0], id="x", language="de")
-    fewer, _ = assembled(run, list(made), [*test, strange], said | {})
+    more = {n: [*rows, Response("x", n, n, 1, True)] for n, rows in said.items()}
+    fewer, _ = assembled(run, list(made), [*test, strange], more)
     assert [c.name for c in fewer] == ["left-out-category", "left-out-category-random-0"]
     assert "1 test prompts have no such training" in run.warnings[warned]

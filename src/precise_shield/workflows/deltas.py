@@ -53,16 +53,16 @@ def apply(
     Takes a delta, exact or low-rank, that `export` wrote: it carries its gate and receipt.
 
     Args:
-        delta, model: the delta's file, and its base or a model that holds deltas of `beside`.
+        delta: the delta's file.
+        model: its base model, or one that holds deltas of `beside`.
         out: folder to write; it must not exist.
-        beside: exact deltas that are in the result too: in `model` already, or put in before.
-        force: although a limit is broken; with `beside`, although no gate saw them together.
+        beside: exact deltas in the result too: in `model` already, or put in before.
+        force: although a limit is broken; with `beside`, although no gate saw all.
 
     Raises:
         StoreError: `out` exists, or the file is no delta that was exported.
         GateError: the delta broke a limit and `force` is off, or only weakens.
-        ReceiptError: `model` is another base, has the delta in it already, or two deltas change
-            the same slices.
+        ReceiptError: another base, the delta is in already, or two change the same slices.
     """
     must_be_free(out)
     found, others = read_delta(delta), [_exact(path) for path in beside]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from huggingface_hub import HfApi, get_token, hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HFValidationError
+from huggingface_hub.errors import HFValidationError, RemoteEntryNotFoundError
 from pydantic import ValidationError
 
 from precise_shield.align.export import THREAT_MODEL
@@ -146,7 +146,7 @@ def _fetched(name: str, files: tuple[str, ...], what: str) -> Path:
         try:
             found = hf_hub_download(repo, file, revision=revision or None, endpoint=endpoint())
             return Path(found)
-        except EntryNotFoundError:
+        except RemoteEntryNotFoundError:
             continue
         except (OSError, HFValidationError, ValueError) as error:
             raise LoadingError(
