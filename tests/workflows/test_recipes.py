@@ -9,7 +9,7 @@ import yaml
 
 import tiny_folders
 from precise_shield.core.records import Response
-from precise_shield.workflows import own, pairs
+from precise_shield.workflows import pairs
 from precise_shield.workflows.align import align
 from precise_shield.workflows.config import validated
 from precise_shield.workflows.context import started
@@ -55,12 +55,14 @@ def test_a_recipe_aligns_a_tiny_model_of_its_architecture(name, tmp_path, monkey
     kinds = ["text", "text_dominant", "image_dominant"] if sees else ["text"]
     given["model"] = {"path": str(folder), "dtype": "float32", "device": "cpu"}
     given["data"] = {
-        "sources": [{"source": "sandbox", "limit": 2}],
+        "sources": [{"source": "sandbox", "limit": 6 if "leave_out" in given["align"] else 2}],
         "languages": ["en", "zh"],
         "modalities": kinds,
         "benign_targets": "given",
     }
     given["identify"] |= {"p": 0.15, "sweep": [], "chosen": "all", "draws": 19}
+    given["identify"].pop("responses", None)  # a random model refuses nothing;
+    given["align"].pop("damp", None)  # damping has its test beside that of own responses
     section = given["align"]
     section |= {"max_steps": 1, "random_seeds": 1, "batch_size": 4, "micro_batch": 2}
     section["arms"] = section.get("arms", [])[:1]
@@ -72,15 +74,7 @@ def test_a_recipe_aligns_a_tiny_model_of_its_architecture(name, tmp_path, monkey
     def hits(_run, harmful, _reader):
         return [Response(row.id, "base", "Sure.", 2, True) for row in harmful]
 
-    def labels(_run, rows, _said):
-        """The model refuses every other harmful prompt, and answers benign ones."""
-        return {
-            row.id: "safe" if row.harm == "benign" else ("refusal", "unsafe")[place // 6 % 2]
-            for place, row in enumerate(sorted(rows, key=lambda row: (row.harm, row.group)))
-        }
-
     monkeypatch.setattr(pairs, "_hits", hits)
-    monkeypatch.setattr(own, "_labels", labels)
     run = started(validated(given), tmp_path / "run", quiet=True)
     arms = {arm.condition.name: arm.receipt for arm in align(run)}
     assert list(arms) == arm_names(run.config.align, parts_of(run))
