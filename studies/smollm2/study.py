@@ -339,8 +339,7 @@ def again(study: Study) -> Iterator[Row]:
     groups = {row.id: row.group for row in tests.values()}
     for rate in (RATES[0], RATES[-1]):
         for measure in MEASURES:
-            ours = tables.get((rate, "aligned", measure), [])
-            theirs = tables.get((rate, "random", measure), [])
+            ours, theirs = (tables.get((rate, n, measure), []) for n in ("aligned", "random"))
             if ours and theirs:
                 found = over_seeds(ours, theirs, groups)
                 yield {"rate": rate, "arm": f"chosen minus random: {measure}", **found}
