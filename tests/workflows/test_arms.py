@@ -297,7 +297,7 @@ def test_further_arms_are_made_for_the_rest(run):
 def test_a_transfer_matrix_is_one_line_of_a_configuration(tmp_path, run):
     """Every language alone with its own set, beside random rows; the rest is named unseen."""
     changes = ["align.arms=[]", "align.zero_shot=[]", "data.languages=[en, fr]", "identify.p=0.3",
-               "align.transfer=[{by: language}]", "identify.draws=1"]  # fmt: skip
+               "align.transfer=[{by: language}]", "align.max_steps=1"]  # fmt: skip
     config = parse_config(CONFIG.format(model=run.config.model.path), changes)
     both = started(config, tmp_path / "run", quiet=True)
     every = {plan.condition.name: plan for plan in plans(both, identify(both))}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from precise_shield.core.summary import UtilityRow
+from collections.abc import Sequence
+
+from precise_shield.core.summary import HarnessRow, UtilityRow
 from precise_shield.report.tables import Entry, Rows, Table, table, whole
 from precise_shield.report.view import View
 from precise_shield.report.words import language_name
@@ -65,7 +67,31 @@ def utility_tables(view: View) -> list[Table]:
             classes,
             note="By the built-in refusal phrases: a partial refusal declines and then answers.",
         ),
+        *_harness(view, found.harness),
     ]
+
+
+def _harness(view: View, found: Sequence[HarnessRow]) -> list[Table]:
+    """lm-eval's tasks, a column a condition; nothing without any."""
+    if not found:
+        return []
+    names = list(dict.fromkeys(row.condition for row in found))
+    at = {(row.task, row.metric, row.condition): row for row in found}
+    rows: Rows = [
+        [task, metric, *[_scored(at.get((task, metric, name))) for name in names]]
+        for task, metric in dict.fromkeys((row.task, row.metric) for row in found)
+    ]
+    columns = ["task", "metric", *[view.label(name) for name in names]]
+    return [table("Tasks of lm-eval", columns, rows, note="Wilson 95 % where rows score 0 or 1.")]
+
+
+def _scored(row: HarnessRow | None) -> Entry:
+    if row is None:
+        return Entry("not measured")
+    text = f"{row.value:.3f}"
+    if row.low is not None and row.high is not None:
+        text += f" [{row.low:.2f}, {row.high:.2f}]"
+    return Entry(f"{text} n={row.n}", row.value)
 
 
 def _entry(row: UtilityRow | None) -> Entry:

@@ -15,6 +15,7 @@ from precise_shield.evaluate.utility import compliance, exact_match, options, pe
 from precise_shield.models.likelihood import answer_logprobs
 from precise_shield.workflows.conditions import State
 from precise_shield.workflows.context import Run
+from precise_shield.workflows.harness import harness
 
 Scored = dict[str, dict[str, tuple[float, int]]]
 """Condition, then example and answer -> log-probability and tokens."""
@@ -52,7 +53,7 @@ def utility(
     kept = {e.id for e in _sampled([e for e, _ in given], run.config.evaluate.utility_rows)}
     spoken = _scored(run, states, [pair for pair in given if pair[0].id in kept], "perplexity of")
     chosen = _scored(run, states, asked, "choices of")
-    found = Utility()
+    found = Utility(harness=harness(run, states))
     for condition in conditions:
         name = condition.name
         if name in spoken:

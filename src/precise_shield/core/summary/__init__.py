@@ -75,7 +75,12 @@ from precise_shield.core.summary.receipt import (
     Receipt,
 )
 from precise_shield.core.summary.transfer import Transfer, TransferCell
-from precise_shield.core.summary.utility import ComplianceRow, Utility, UtilityRow
+from precise_shield.core.summary.utility import (
+    ComplianceRow,
+    HarnessRow,
+    Utility,
+    UtilityRow,
+)
 from precise_shield.core.summary.verification import (
     Readout,
     Verification,
@@ -103,6 +108,7 @@ __all__ = [
     "GapRow",
     "GateFacts",
     "GradeRow",
+    "HarnessRow",
     "HeadlineRow",
     "Headlines",
     "JudgeFacts",

@@ -39,6 +39,21 @@ class ComplianceRow(Part):
     """No text, a loop, or a language without refusal patterns."""
 
 
+class HarnessRow(Part):
+    """One metric of one of lm-eval's tasks."""
+
+    condition: str
+    task: str
+    metric: str
+    """As lm-eval names it, with its filter: `acc,none`."""
+    value: float
+    low: float | None
+    """Wilson 95 % interval where each row scored 0 or 1; null otherwise."""
+    high: float | None
+    n: int
+
+
 class Utility(Part):
     rows: list[UtilityRow] = Field(default_factory=list)
     compliance: list[ComplianceRow] = Field(default_factory=list)
+    harness: list[HarnessRow] = Field(default_factory=list)

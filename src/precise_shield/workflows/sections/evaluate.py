@@ -9,6 +9,27 @@ from precise_shield.workflows.sections.base import Section
 from precise_shield.workflows.sections.judges import JudgeModelSection
 
 
+class HarnessSection(Section):
+    tasks: list[str] = Field(min_length=1)
+    """Names of lm-eval's tasks, e.g. `mmlu` or `mgsm_direct_en`; its data come from the hub."""
+
+    include: str | None = None
+    """Folder of task files of your own (YAML), taken in place of lm-eval's: nothing is fetched
+    where their data are local."""
+
+    limit: int | None = Field(default=None, gt=0)
+    """Rows of each task; null asks all."""
+
+    fewshot: int | None = Field(default=None, ge=0)
+    """Examples before each question; null leaves it to the task."""
+
+    chat: bool = False
+    """Put questions through the model's chat template."""
+
+    batch_size: int = Field(default=8, gt=0)
+    """Prompts a pass."""
+
+
 class EvaluateSection(Section):
     split: Split = "test"
     """Prompts that are answered and judged."""
@@ -60,6 +81,9 @@ class EvaluateSection(Section):
     utility_rows: int = Field(default=200, ge=0)
     """Benign test rows whose given answers, and multiple choices whose letters, are scored by
     likelihood in every condition; 0 scores none."""
+
+    harness: HarnessSection | None = None
+    """Tasks of lm-eval in every condition (`precise-shield[lm-eval]`), beside the built-in ones."""
 
     samples: int = Field(default=24, ge=0)
     """Prompts whose answers are shown in the report."""
