@@ -56,14 +56,7 @@ def harness_scores(
         ConfigError: lm-eval is missing, or a task is not there.
         DataError: a task's data cannot be had, e.g. without a network.
     """
-    try:
-        lm_eval = import_module("lm_eval")
-        models, managers = (import_module(f"lm_eval.{name}") for name in _PARTS)
-    except ImportError as error:
-        raise ConfigError(
-            'evaluate.harness needs lm-eval: pip install "precise-shield[lm-eval]", or leave it'
-            " out."
-        ) from error
+    lm_eval, models, managers = _library()
     folder = None if include is None else str(include)
     manager = managers.TaskManager(include_path=folder, include_defaults=include is None)
     if missing := [name for name in tasks if name not in manager.all_tasks]:
@@ -96,7 +89,17 @@ def harness_scores(
     return scores_of(found)
 
 
-_PARTS = ("models.huggingface", "tasks")
+def _library() -> tuple[Any, Any, Any]:
+    """lm-eval, its Hugging Face models, its tasks."""
+    names = ("lm_eval", "lm_eval.models.huggingface", "lm_eval.tasks")
+    try:
+        first, models, tasks = map(import_module, names)
+    except ImportError as error:
+        raise ConfigError(
+            'evaluate.harness needs lm-eval: pip install "precise-shield[lm-eval]", or leave it'
+            " out."
+        ) from error
+    return first, models, tasks
 
 
 def scores_of(found: Mapping[str, Any]) -> list[TaskScore]:
