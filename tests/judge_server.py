@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 @contextmanager
-def serving(answer):
-    """`answer(number, path, body, headers)` gives status, headers and bytes; yields url and log."""
+def serving(answer, models=None):
+    """`answer(number, path, body, headers)` gives status, headers and bytes; yields url and log.
+
+    `models` is what `GET /v1/models` lists; it is in no log.
+    """
     log, lock = [], threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
@@ -29,7 +33,13 @@ def serving(answer):
             with suppress(BrokenPipeError):
                 self.wfile.write(data)
 
-        do_GET = do_POST
+        def do_GET(self):
+            rows = [{"created": time.time_ns(), **row} for row in models or []]
+            data = json.dumps({"data": rows})
+            self.send_response(200 if models else 404)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data.encode())
 
         def log_message(self, *_):
             pass
@@ -45,7 +55,8 @@ def serving(answer):
         thread.join()
 
 
-def completion(text, path="/v1/chat/completions"):
-    """What an OpenAI-compatible server says."""
+def completion(text, path="/v1/chat/completions", **more):
+    """What an OpenAI-compatible server says; `more` goes beside the choice."""
     choice = {"message": {"content": text}} if path.endswith("chat/completions") else {"text": text}
-    return 200, {}, json.dumps({"choices": [choice]}).encode()
+    choice |= {"finish_reason": more.pop("finish_reason")} if "finish_reason" in more else {}
+    return 200, {}, json.dumps({"choices": [choice], **more}).encode()

@@ -27,6 +27,7 @@ from precise_shield.workflows.explain import explain
 from precise_shield.workflows.explained import before_tuning
 from precise_shield.workflows.explore import explorer as explore
 from precise_shield.workflows.export import Exported, export
+from precise_shield.workflows.factors import pool
 from precise_shield.workflows.gate import gate
 from precise_shield.workflows.headroom import headroom
 from precise_shield.workflows.hub import push
@@ -35,6 +36,7 @@ from precise_shield.workflows.judges import judge_again
 from precise_shield.workflows.results import export_results
 from precise_shield.workflows.run import run_all as run
 from precise_shield.workflows.run import write_pages as report
+from precise_shield.workflows.served_run import served_run as served
 from precise_shield.workflows.sheet import read_labels, write_sheet
 from precise_shield.workflows.starter import init, known
 from precise_shield.workflows.verify import verify
@@ -71,11 +73,13 @@ __all__ = [
     "load_config",
     "open_run",
     "parse_config",
+    "pool",
     "push",
     "read_labels",
     "receipt_check",
     "report",
     "run",
+    "served",
     "undo",
     "verify",
     "write_sheet",

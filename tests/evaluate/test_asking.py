@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import time
+from dataclasses import replace
+from io import BytesIO
 
 import pytest
+from PIL import Image
 
 import tiny_folders
 from data.making import example
 from judge_server import completion, serving
-from precise_shield.core.errors import ConfigError, DataError, JudgeError
+from precise_shield.core.errors import ConfigError, DataError, JudgeError, LoadingError
 from precise_shield.core.records import Response
 from precise_shield.evaluate.asking import Cache, ModelJudge
-from precise_shield.evaluate.endpoint import Endpoint, Pace
+from precise_shield.evaluate.endpoint import Endpoint
 from precise_shield.evaluate.formats import FORMATS
 from precise_shield.evaluate.judges import Judge
 from precise_shield.evaluate.local import LocalModel
+from precise_shield.evaluate.server import Pace
 from precise_shield.models.loading import ModelSpec
+from precise_shield.workflows.asked import identified
 
 GUARD = FORMATS["qwen3guard"]
 UNSAFE = "Safety: Unsafe\nCategories: Violent\nRefusal: No"
@@ -61,8 +67,6 @@ def test_every_pair_is_asked_once_and_a_second_time_comes_from_the_cache(tmp_pat
 
 
 def test_another_version_model_or_answer_is_asked_anew(tmp_path):
-    from dataclasses import replace
-
     with serving(lambda *_: completion(SAFE)) as (url, log):
         reader, _ = judge(url, tmp_path)
         reader.judge(pairs(1))
@@ -229,10 +233,20 @@ def test_raw_formats_go_to_the_completion_route_and_harm_alone_is_refined(tmp_pa
         reader.judge([(asked[0][0], asked[1][1])])
 
 
-@pytest.mark.parametrize("name", ["qwen3guard", "polyguard", "wildguard", "shieldgemma"])
-def test_local_weights_answer_what_generate_answers(name, tmp_path):
-    """Through the cache and our own decoding, and by the library's plain path."""
-    loaded = tiny_folders.tiny_loaded("qwen3", tmp_path / "m")
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [
+        ("qwen3guard", "qwen3"),
+        ("llama_guard_3", "llama"),
+        ("polyguard", "qwen2"),
+        ("wildguard", "mistral"),
+        ("shieldgemma", "gemma2"),
+        ("harmbench", "llama"),
+    ],
+)
+def test_local_weights_answer_what_generate_answers(name, family, tmp_path):
+    """Each guard's own architecture, random weights: our decoding, and the library's plain path."""
+    loaded = tiny_folders.tiny_loaded(family, tmp_path / "m")
     how = FORMATS[name]
     local = LocalModel(ModelSpec(str(loaded.folder), dtype="float32", device="cpu"), 2)
     asked = pairs(3)
@@ -259,3 +273,83 @@ def test_local_weights_answer_what_generate_answers(name, tmp_path):
     assert replies[1] == loaded.tokenizer.decode(new, skip_special_tokens=True).strip()
     reader = ModelJudge("local", how, local, Cache(tmp_path / "cache"))
     assert all(verdict.judge == "local" for verdict in reader.judge(asked))
+
+
+def test_a_server_that_reports_other_weights_or_a_new_revision_is_another_judge(tmp_path):
+    cache, rows = (
+        Cache(tmp_path / "cache"),
+        [{"id": "guard", "root": "org/guard", "permission": []}],
+    )
+    with serving(lambda *_: completion(SAFE), rows) as (url, _):
+        named = [identified(Endpoint(url, "guard"), cache).describe() for _ in range(2)]
+        assert named[0] == named[1]  # although `created` is another time at each call
+        rows[0]["root"] = "org/guard-tuned"
+        other = identified(Endpoint(url, "guard"), cache).describe()
+        dated = identified(Endpoint(url, "guard", revision="2026-11"), cache).describe()
+        assert len({*named, other, dated}) == 3
+        assert "at 2026-11" in dated
+        assert "org/" not in other
+        unknown = identified(Endpoint(url, "another"), cache)
+        assert unknown.describe() == "another through a server"
+    assert identified(Endpoint(url, "guard", timeout=1.0), cache).describe() == other  # it is down
+
+
+GUARDS = ["llama_guard_4", "llama_guard_3_vision", "rubric"]
+
+
+@pytest.mark.parametrize("name", GUARDS)
+def test_a_judge_that_sees_is_sent_the_picture_in_the_users_turn(name, tmp_path):
+    Image.new("RGB", (3, 2), "red").save(tmp_path / "p.jpg")
+    fields = {"image": str(tmp_path / "p.jpg"), "modality": "image_dominant", "form": "visual"}
+    seeing, blind = pairs(1, **fields), pairs(1)
+    with serving(lambda *_: completion("safe")) as (url, log):
+        for pictures in (True, False):
+            cache, endpoint = Cache(tmp_path / str(pictures)), Endpoint(url, "guard", parallel=1)
+            reader = ModelJudge("g", FORMATS[name], endpoint, cache, pictures)
+            reader.judge([*seeing, *blind])
+    sent = [body["messages"] for _, body, _ in log]
+    assert [len(turns) for turns in sent] == ([2] if name != "rubric" else [1]) * 3
+    picture, words = sent[0][0]["content"]
+    assert words["text"] == sent[1][0]["content"]
+    kind, _, data = picture["image_url"]["url"].partition("base64,")
+    assert kind == "data:image/png;"
+    with Image.open(BytesIO(base64.b64decode(data))) as shown:
+        assert (shown.size, shown.mode) == ((3, 2), "RGB")
+    assert len(sent) == 3  # without pictures both questions are one
+    assert "sees no pictures" in reader.describe()
+
+
+def test_a_local_judge_that_sees_answers_what_the_processor_and_generate_answer(tmp_path):
+    loaded = tiny_folders.tiny_loaded("llava", tmp_path / "m")
+    for name, colour in (("a", "red"), ("b", "blue")):
+        Image.new("RGB", (40, 30), colour).save(tmp_path / f"{name}.png")
+    rows = [
+        (row, said, str(tmp_path / f"{name}.png"))
+        for name in "ab"
+        for row, said in pairs(1, modality="image_dominant", form="visual")
+    ]
+    how = FORMATS["llama_guard_4"]
+    local = LocalModel(ModelSpec(str(loaded.folder), dtype="float32", device="cpu"), 4)
+    questions = [replace(how.ask(row, said.text)[0], image=image) for row, said, image in rows]
+    questions.append(replace(questions[0], image=None))
+    replies = {}
+    local.ask(questions, how, lambda number, text: replies.__setitem__(number, text))
+    content = [{"type": "image"}, {"type": "text", "text": rows[1][0].prompt}]
+    turns = [
+        {"role": "user", "content": content},
+        {"role": "assistant", "content": [{"type": "text", "text": rows[1][1].text}]},
+    ]
+    text = loaded.tokenizer.apply_chat_template(
+        turns, chat_template=loaded.template, tokenize=False, add_generation_prompt=False
+    )
+    inputs = loaded.processor(text=text, images=Image.open(rows[1][2]), return_tensors="pt")
+    out = loaded.model.generate(
+        **inputs, max_new_tokens=how.tokens, do_sample=False, eos_token_id=list(loaded.stop_ids)
+    )
+    new = out[0, inputs["input_ids"].shape[1] :]
+    assert replies[1] == loaded.tokenizer.decode(new, skip_special_tokens=True).strip()
+    assert len({replies[i] for i in range(3)}) > 1  # the picture was looked at
+    words = tiny_folders.tiny_loaded("llama", tmp_path / "words")
+    deaf = LocalModel(ModelSpec(str(words.folder), dtype="float32", device="cpu"))
+    with pytest.raises(LoadingError, match="sees no pictures"):
+        deaf.ask(questions[:1], how, lambda *_: None)

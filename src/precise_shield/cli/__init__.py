@@ -13,6 +13,7 @@ from precise_shield.cli import (
     hub,
     judging,
     results,
+    served,
     stages,
     tools,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "judging",
     "main",
     "results",
+    "served",
     "stages",
     "tools",
 ]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from precise_shield.cli.app import app
+from precise_shield.cli.app import Json, app, show
 
 
 @app.command()
@@ -31,3 +31,16 @@ def results(
     from precise_shield.workflows.results import export_results
 
     typer.echo(f"wrote {export_results(folder, out, condition, overwrite=overwrite)}")
+
+
+@app.command()
+def pool(
+    folders: Annotated[
+        list[Path], typer.Argument(help="Folders of runs that differ in their seed.")
+    ],
+    as_json: Json = False,
+) -> None:
+    """Effects over several runs, their seeds and neuron sets drawn at random like the prompts."""
+    from precise_shield.workflows.factors import pool as work
+
+    show([row.model_dump(mode="json") for row in work(folders)], as_json=as_json)

@@ -56,6 +56,10 @@ class StoreError(UserError):
     """An artefact cannot be written, or what is on disk does not fit what made it."""
 
 
+class ServerError(UserError):
+    """A server refuses, or does not answer."""
+
+
 class JudgeError(UserError):
     """A judge cannot be asked, or its server does not answer."""
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import struct
 import warnings
 import zlib
+from base64 import b64encode
+from io import BytesIO
 from pathlib import Path
 
 from PIL import Image, ImageOps
@@ -54,6 +56,17 @@ def open_image(path: Path | str, max_pixels: int | None = None) -> Image.Image:
         DataError: no regular file, too large, a format not in `FORMATS`, or damaged.
     """
     return _opened(Path(path), max_pixels, whole=True).convert("RGB")
+
+
+def data_uri(path: Path | str) -> str:
+    """A picture as a `data:` address: the pixels that a local model would see, as a PNG.
+
+    Raises:
+        DataError: as `open_image`.
+    """
+    whole = BytesIO()
+    open_image(path).save(whole, "PNG")
+    return "data:image/png;base64," + b64encode(whole.getvalue()).decode("ascii")
 
 
 def peek_image(path: Path | str, max_pixels: int | None = None) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from precise_shield.core.errors import DataError
 from precise_shield.core.records import Example, Label, Verdict
 from precise_shield.core.store import digest, readable_errors, write_whole
+from precise_shield.data.contrast import picture_hash
 from precise_shield.data.refusals import known_language
 from precise_shield.evaluate.formats import Format, Question, tokens_of
 from precise_shield.evaluate.judges import Pair
@@ -91,9 +92,20 @@ class ModelJudge:
     interruption.
     """
 
-    def __init__(self, name: str, how: Format, asker: Asker, cache: Cache) -> None:
-        """Prepare; no model is loaded or asked before `judge`."""
+    def __init__(
+        self,
+        name: str,
+        how: Format,
+        asker: Asker,
+        cache: Cache,
+        pictures: bool | None = None,
+    ) -> None:
+        """Prepare; no model is loaded or asked before `judge`.
+
+        `pictures` says whether the prompt's picture is shown; None leaves it to the format.
+        """
         self.name, self.how, self.asker, self.cache = name, how, asker, cache
+        self.pictures = how.pictures if pictures is None else pictures
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -108,7 +120,8 @@ class ModelJudge:
         )
         return (
             f"{self.asker.describe()}, asked in the format {self.how.name} (version"
-            f" {self.how.version}; {self.how.source}), which sees no pictures. {self.how.note}"
+            f" {self.how.version}; {self.how.source}), which sees"
+            f" {'the picture of a prompt' if self.pictures else 'no pictures'}. {self.how.note}"
             f"{refusals} A reply in another form than the documented one is unclear."
         ).replace("  ", " ")
 
@@ -156,7 +169,12 @@ class ModelJudge:
 
     def _questions(self, example: Example, text: str) -> list[Question]:
         said = clean(text)
-        return [] if degenerate(said) else self.how.ask(example, said)
+        if degenerate(said):
+            return []
+        asked = self.how.ask(example, said)
+        if not self.pictures or example.image is None:
+            return asked
+        return [replace(question, image=example.image) for question in asked]
 
     def _key(self, question: Question) -> str:
         return digest(
@@ -165,6 +183,7 @@ class ModelJudge:
                 "format": [self.how.name, self.how.version, self.how.tokens],
                 "turns": question.turns,
                 "raw": question.raw,
+                **({} if question.image is None else {"image": picture_hash(question.image)}),
             }
         )
 

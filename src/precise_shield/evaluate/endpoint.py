@@ -2,225 +2,53 @@
 
 from __future__ import annotations
 
-import http.client
-import json
-import os
-import random
-import threading
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
-from precise_shield.core.errors import ConfigError, JudgeError, UserError
+from precise_shield.core.errors import JudgeError, ServerError
+from precise_shield.core.images import data_uri
 from precise_shield.evaluate.asking import OnReply
 from precise_shield.evaluate.formats import Format, Question
-
-RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
-"""Status codes that may pass."""
-
-LONGEST_WAIT = 60.0
-LARGEST_ANSWER = 2**23
-"""Bytes that are read of an answer; a completion of a few hundred tokens has some thousand."""
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirected question would carry the key to another server."""
-
-    def redirect_request(self, *_: Any) -> None:
-        return None
-
-
-_OPENER = urllib.request.build_opener(_NoRedirect)
-
-
-class _Passing(Exception):
-    """A failure that may pass; `after` is how long the server asks to wait, in seconds."""
-
-    def __init__(self, why: str, after: float | None = None) -> None:
-        super().__init__(why)
-        self.after = after
-
-
-@dataclass
-class Pace:
-    """Lets calls through at most `per_minute`, evenly, whichever thread makes them."""
-
-    per_minute: float | None
-    sleep: Callable[[float], None] = time.sleep
-    clock: Callable[[], float] = time.monotonic
-    _next: float = 0.0
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def wait(self) -> None:
-        """Block until the next call may start."""
-        if self.per_minute is None:
-            return
-        with self._lock:
-            now = self.clock()
-            start = max(now, self._next)
-            self._next = start + 60 / self.per_minute
-        if start > now:
-            self.sleep(start - now)
+from precise_shield.evaluate.server import CHAT, TEXT, Call, Completion, Server
 
 
 @dataclass(frozen=True)
-class Endpoint:
-    """A server that completes chats and texts, and how patiently it is asked.
-
-    The key is read from the environment at each call; it is in no description, file or error.
-    """
-
-    url: str
-    """Up to and without `/chat/completions`, e.g. `http://localhost:8000/v1`."""
-
-    model: str
-    key_env: str | None = None
-    timeout: float = 120.0
-    """Seconds for one call."""
-
-    retries: int = 6
-    """Further attempts after a failure that may pass, each waiting about twice as long."""
-
-    parallel: int = 4
-    per_minute: float | None = None
-    """Most calls a minute; None does not hold back."""
-
-    first_wait: float = 1.0
-    sleep: Callable[[float], None] = time.sleep
-
-    def __post_init__(self) -> None:
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.netloc:
-            raise ConfigError(f"judge url {self.url!r} must start with http:// or https://.")
-        if parts.username or parts.password or parts.query:
-            raise ConfigError("a judge's url must hold no key; name a variable in key_env.")
-
-    def describe(self) -> str:
-        """The model's name: the same model behind another address judges alike."""
-        return f"{self.model} through a server"
+class Endpoint(Server):
+    """A server that answers a judge's questions."""
 
     def ask(self, questions: Sequence[Question], how: Format, on_reply: OnReply) -> None:
         """Ask all questions, several at a time.
 
         Raises:
+            DataError: a picture cannot be opened.
             JudgeError: the server refuses, or fails more often than `retries`.
         """
-        pace, lock = Pace(self.per_minute, self.sleep), threading.Lock()
-        stop = threading.Event()
+        calls = [_call(question, how) for question in questions]
 
-        def one(number: int) -> None:
-            if stop.is_set():
-                return
-            try:
-                reply = self._patiently(questions[number], how, pace)
-                with lock:
-                    on_reply(number, reply)
-            except UserError:
-                stop.set()
-                raise
+        def on_completion(number: int, said: Completion) -> None:
+            on_reply(number, said.text)
 
-        with ThreadPoolExecutor(max_workers=self.parallel) as pool:
-            jobs = [pool.submit(one, number) for number in range(len(questions))]
-            try:
-                done, _ = wait(jobs, return_when=FIRST_EXCEPTION)
-            finally:
-                stop.set()
-            for job in done:
-                job.result()
-
-    def _patiently(self, question: Question, how: Format, pace: Pace) -> str:
-        for attempt in range(self.retries + 1):
-            pace.wait()
-            try:
-                return self._call(question, how)
-            except _Passing as failure:
-                if attempt == self.retries:
-                    raise JudgeError(
-                        f"{self.url} failed {attempt + 1} times, at last with: {failure}. Replies"
-                        " so far are kept; run the same command again when the server is well."
-                    ) from None
-                patience = self.first_wait * 2**attempt * random.uniform(0.75, 1.25)
-                asked = 0.0 if failure.after is None else failure.after
-                self.sleep(min(LONGEST_WAIT, max(patience, asked)))
-        raise AssertionError("the loop returns or raises")
-
-    def _call(self, question: Question, how: Format) -> str:
-        body: dict[str, Any] = {"model": self.model, "temperature": 0, "max_tokens": how.tokens}
-        if question.turns:
-            path = "/chat/completions"
-            body["messages"] = [{"role": role, "content": text} for role, text in question.turns]
-        else:
-            path, body["prompt"] = "/completions", question.raw
-        request = urllib.request.Request(
-            self.url.rstrip("/") + path,
-            data=json.dumps(body).encode(),
-            headers={"Content-Type": "application/json", **self._credentials()},
-        )
         try:
-            with _OPENER.open(request, timeout=self.timeout) as answer:
-                text = answer.read(LARGEST_ANSWER)
-        except urllib.error.HTTPError as error:
-            why = f"status {error.code}: {self._without_key(_shortened(error))}"
-            if error.code in RETRIED:
-                raise _Passing(why, _wait_asked(error.headers.get("Retry-After"))) from None
-            raise JudgeError(
-                f"{self.url} refuses the judge's question with {why}. Check the url, the model's"
-                f" name {self.model!r} and {self.key_env or 'key_env'}."
-            ) from None
-        except (OSError, http.client.HTTPException) as error:
-            reason = getattr(error, "reason", error)
-            raise _Passing(f"no answer ({reason or type(error).__name__})") from None
-        return _said(text, chat=bool(question.turns))
-
-    def _credentials(self) -> dict[str, str]:
-        if self.key_env is None:
-            return {}
-        key = os.environ.get(self.key_env, "").strip()
-        if not key or not (key.isascii() and key.isprintable()):
-            raise JudgeError(
-                f"the environment variable {self.key_env} is not set or holds more than one line of"
-                " printable characters; put the key there."
-            )
-        return {"Authorization": f"Bearer {key}"}
-
-    def _without_key(self, text: str) -> str:
-        """A server's words, should it repeat the key in them."""
-        key = os.environ.get(self.key_env, "").strip() if self.key_env else ""
-        return text.replace(key, "***") if key else text
+            self.send(calls, on_completion)
+        except ServerError as error:
+            raise JudgeError(str(error)) from None
 
 
-def _shortened(error: urllib.error.HTTPError) -> str:
-    try:
-        return error.read(300).decode("utf-8", "replace").replace("\n", " ").strip()
-    except OSError:
-        return "no body"
+def _call(question: Question, how: Format) -> Call:
+    body: dict[str, Any] = {"temperature": 0, "max_tokens": how.tokens}
+    if not question.turns:
+        return Call(TEXT, {**body, "prompt": question.raw})
+    turns = [{"role": role, "content": text} for role, text in question.turns]
+    if question.image is not None:
+        first = next(turn for turn in turns if turn["role"] == "user")
+        first["content"] = pictured(question.image, first["content"])
+    return Call(CHAT, {**body, "messages": turns})
 
 
-def _wait_asked(header: str | None) -> float | None:
-    """Seconds of a Retry-After header, which is a number or a date."""
-    if header is None:
-        return None
-    try:
-        return max(0.0, float(header))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, parsedate_to_datetime(header).timestamp() - time.time())
-    except ValueError:
-        return None
-
-
-def _said(text: bytes, *, chat: bool) -> str:
-    """The reply in a server's answer; withheld content is an empty reply."""
-    try:
-        choice = json.loads(text)["choices"][0]
-        said = choice["message"]["content"] if chat else choice["text"]
-    except (ValueError, KeyError, IndexError, TypeError):
-        raise _Passing(f"an answer that is no completion: {text[:120]!r}") from None
-    return said if isinstance(said, str) else ""
+def pictured(image: str, words: str) -> Any:
+    """A user's turn of a picture and, after it, words."""
+    return [
+        {"type": "image_url", "image_url": {"url": data_uri(image)}},
+        {"type": "text", "text": words},
+    ]

@@ -25,6 +25,9 @@ class Question:
     raw: str = ""
     """Without the start token, which whoever continues it puts before."""
 
+    image: str | None = None
+    """A picture that the first user's turn begins with."""
+
 
 Ask = Callable[[Example, str], list[Question]]
 Read = Callable[[Example, list[str]], Label]
@@ -57,6 +60,9 @@ class Format:
     """Counts up with every change of question or reading: verdicts before it are not reused."""
 
     note: str = ""
+
+    pictures: bool = False
+    """The model was made to be shown the prompt's picture as well."""
 
     grade: Grade | None = None
     """How harmful the replies call an answer, in [0, 1]; None where it only sorts."""
@@ -235,11 +241,27 @@ LLAMA_GUARD_4 = _add(
         _dialogue,
         _llama_guard,
         "model card of meta-llama/Llama-Guard-4-12B",
+        languages=("en", "fr", "de", "hi", "it", "pt", "es", "th"),
         tells_refusals=False,
         opens_answer=False,
         tokens=24,
-        note="Several languages by its card. Ask it through a server: its architecture is not in"
-        " the layout table. Pictures are not sent.",
+        version="2",
+        pictures=True,
+        note="The languages are those of Llama Guard 3, as its card says.",
+    )
+)
+LLAMA_GUARD_3_VISION = _add(
+    Format(
+        "llama_guard_3_vision",
+        _dialogue,
+        _llama_guard,
+        "model card of meta-llama/Llama-Guard-3-11B-Vision",
+        languages=ENGLISH,
+        tells_refusals=False,
+        opens_answer=False,
+        tokens=24,
+        pictures=True,
+        note="Made for prompts with a picture; its card states English alone.",
     )
 )
 WILDGUARD = _add(

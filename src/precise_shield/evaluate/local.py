@@ -29,7 +29,7 @@ class LocalModel:
         if plain not in self._kept:
             own = self.spec.chat_template
             template = Path(__file__).with_name("plain.jinja") if plain and own is None else own
-            self._kept[plain] = load(replace(self.spec, chat_template=template))
+            self._kept[plain] = load(replace(self.spec, chat_template=template), searched=False)
         return self._kept[plain]
 
     def describe(self) -> str:
@@ -46,13 +46,16 @@ class LocalModel:
         """Ask all questions, in batches, greedily.
 
         Raises:
-            LoadingError: the model cannot be loaded, or its template is not made for the format.
+            LoadingError: the model cannot be loaded, sees no pictures although a question has one,
+                or its template is not made for the format.
         """
         loaded = self._loaded(plain=not any(question.turns for question in questions))
         texts = [_text(loaded, question, how) for question in questions]
         for start in range(0, len(texts), 8 * self.batch_size):
             part = texts[start : start + 8 * self.batch_size]
-            for offset, said in enumerate(complete(loaded, part, how.tokens, self.batch_size)):
+            shown = [question.image for question in questions[start : start + len(part)]]
+            replies = complete(loaded, part, how.tokens, self.batch_size, shown)
+            for offset, said in enumerate(replies):
                 on_reply(start + offset, said)
 
 
@@ -86,4 +89,5 @@ def _text(loaded: LoadedModel, question: Question, how: Format) -> str:
     if not question.turns:
         return f"{loaded.tokenizer.bos_token or ''}{question.raw}"
     turns = [{"role": role, "content": text} for role, text in question.turns]
-    return rendered(loaded, turns, opens_answer=how.opens_answer)
+    pictured = question.image is not None
+    return rendered(loaded, turns, opens_answer=how.opens_answer, pictured=pictured)

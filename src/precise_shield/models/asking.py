@@ -8,15 +8,22 @@ import torch
 from jinja2 import TemplateError
 
 from precise_shield.core.errors import LoadingError
+from precise_shield.core.records import Example
 from precise_shield.models.batching import backing_off
 from precise_shield.models.chat import Message
 from precise_shield.models.decoding import Choice, decode, decode_by_library
-from precise_shield.models.encoding import IGNORED, Encoded, batches
+from precise_shield.models.encoding import encode_texts, plan
 from precise_shield.models.held import is_sharded, without_gradients
 from precise_shield.models.loading import LoadedModel
 
 
-def rendered(loaded: LoadedModel, turns: Sequence[Message], *, opens_answer: bool) -> str:
+def rendered(
+    loaded: LoadedModel,
+    turns: Sequence[Message],
+    *,
+    opens_answer: bool,
+    pictured: bool = False,
+) -> str:
     """A conversation as the model's chat template writes it.
 
     Args:
@@ -24,16 +31,25 @@ def rendered(loaded: LoadedModel, turns: Sequence[Message], *, opens_answer: boo
         turns: roles and words; an assistant's turn may be the last.
         opens_answer: whether the template is told to open an answer; moderation models whose
             template always does are not told.
+        pictured: whether the first user's turn begins with a picture.
 
     Raises:
-        LoadingError: the template does not take such a conversation.
+        LoadingError: the template does not take such a conversation, or the model no pictures.
     """
-    said = [
-        {"role": turn["role"], "content": [{"type": "text", "text": turn["content"]}]}
-        if loaded.has_images
-        else turn
-        for turn in turns
-    ]
+    if pictured and not loaded.has_images:
+        raise LoadingError(
+            f"{loaded.spec.path} sees no pictures, and its questions have some; set the judge's"
+            " pictures to false, or take another model."
+        )
+    said: list[Message] = list(turns)
+    if loaded.has_images:
+        said = [
+            {"role": t["role"], "content": [{"type": "text", "text": t["content"]}]} for t in turns
+        ]
+    if pictured:
+        next(turn for turn in said if turn["role"] == "user")["content"].insert(
+            0, {"type": "image"}
+        )
     try:
         text = loaded.tokenizer.apply_chat_template(
             said,
@@ -52,44 +68,42 @@ def rendered(loaded: LoadedModel, turns: Sequence[Message], *, opens_answer: boo
 
 @without_gradients()
 def complete(
-    loaded: LoadedModel, texts: Sequence[str], max_new_tokens: int, batch_size: int = 16
+    loaded: LoadedModel,
+    texts: Sequence[str],
+    max_new_tokens: int,
+    batch_size: int = 16,
+    pictures: Sequence[str | None] | None = None,
 ) -> list[str]:
     """Continue each text greedily; special tokens in a text are read as such.
 
+    Args:
+        loaded: the model.
+        texts: prompts as `rendered` writes them.
+        max_new_tokens: where an answer is cut off.
+        batch_size: most texts a forward pass; halved when memory runs out.
+        pictures: the path of each text's picture, or None; all None if not given.
+
     Returns:
         What was said, in order, without special tokens.
+
+    Raises:
+        DataError: a picture is missing or broken.
     """
-    ids = [loaded.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    shown = [None] * len(texts) if pictures is None else list(pictures)
+    rows = [
+        Example(f"question {i}", "und", "text", "benign", text, "test", f"{i}", image=image)
+        for i, (text, image) in enumerate(zip(texts, shown, strict=True))
+    ]
     said: dict[int, str] = {}
 
     def work(part: list[int]) -> None:
-        batch = _padded(loaded, [ids[i] for i in part])
+        asked, words = [rows[i] for i in part], [texts[i] for i in part]
+        batch = encode_texts(loaded, asked, words, side="left")
         choice = Choice([torch.Generator()] * len(part), 0.0)
         method = decode_by_library if loaded.has_images else decode
         for i, row in zip(part, method(loaded, batch, choice, max_new_tokens), strict=True):
             said[i] = str(loaded.tokenizer.decode(row, skip_special_tokens=True)).strip()
 
-    plan = batches(ids, [len(row) for row in ids], batch_size)
-    backing_off((part for part, _ in plan), work, cut=not is_sharded(loaded.model))
+    rest = plan(loaded, rows, None, batch_size)
+    backing_off(rest, work, cut=not is_sharded(loaded.model))
     return [said[i] for i in range(len(texts))]
-
-
-def _padded(loaded: LoadedModel, rows: list[list[int]]) -> Encoded:
-    width = max(map(len, rows))
-    ids = torch.full((len(rows), width), loaded.pad_id)
-    mask = torch.zeros(ids.shape, dtype=torch.bool)
-    for i, row in enumerate(rows):
-        ids[i, width - len(row) :] = torch.tensor(row)
-        mask[i, width - len(row) :] = True
-    inputs = {"input_ids": ids, "attention_mask": mask.long()}
-    if not loaded.has_images:
-        inputs["position_ids"] = (mask.long().cumsum(1) - 1).clamp(min=0)
-    device = loaded.device
-    return Encoded(
-        inputs={name: value.to(device) for name, value in inputs.items()},
-        prompt_mask=mask.to(device),
-        response_mask=torch.zeros_like(mask).to(device),
-        image_mask=torch.zeros_like(mask).to(device),
-        first_decision=torch.full((len(rows),), width - 1).to(device),
-        labels=torch.full_like(ids, IGNORED).to(device),
-    )

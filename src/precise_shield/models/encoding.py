@@ -114,12 +114,21 @@ def encode(
         prompt_text(loaded, each) + (example.prefill or "")
         for each, example in zip(turns, examples, strict=True)
     ]
-    prompts = _tokenize(loaded, examples, texts)
     if responses is None:
-        answers: list[list[int]] = [[] for _ in examples]
-    else:
-        answers = response_tokens(loaded, turns, texts, responses)
-    return _collate(loaded, prompts, answers, side)
+        return encode_texts(loaded, examples, texts, side=side)
+    answers = response_tokens(loaded, turns, texts, responses)
+    return _collate(loaded, _tokenize(loaded, examples, texts), answers, side)
+
+
+def encode_texts(
+    loaded: LoadedModel, examples: Sequence[Example], texts: list[str], *, side: Side = "right"
+) -> Encoded:
+    """Encode prompts that are written out already; of an example only its picture is taken.
+
+    Raises:
+        DataError: a picture is missing or broken, or a text writes a picture's token without one.
+    """
+    return _collate(loaded, _tokenize(loaded, examples, texts), [[] for _ in texts], side)
 
 
 def mixes(loaded: LoadedModel) -> bool:
@@ -287,6 +296,7 @@ __all__ = [
     "Side",
     "batches",
     "encode",
+    "encode_texts",
     "lengths",
     "plan",
 ]

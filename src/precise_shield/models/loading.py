@@ -110,10 +110,11 @@ class LoadedModel:
         return int(self.model.config.image_token_id) if self.has_images else None
 
 
-def load(spec: ModelSpec) -> LoadedModel:
+def load(spec: ModelSpec, *, searched: bool = True) -> LoadedModel:
     """Load a model, its tokenizer and, where it has eyes, its processor.
 
-    What cannot work is refused before any weight is read.
+    What cannot work is refused before any weight is read. A model that only answers, such as a
+    judge, is not `searched`: it needs no row in the layout table.
 
     Raises:
         UnsupportedModelError: the layout table has no row for the architecture.
@@ -127,8 +128,7 @@ def load(spec: ModelSpec) -> LoadedModel:
         check_mapping(spec.shard)
     with quiet():
         source = locate(spec.path, spec.revision, spec.gguf_file)
-        config = read_config(source, spec)
-        layouts_for(config.model_type)
+        config = read_config(source, spec, searched=searched)
         source = source.fetched(spec.trust_remote_code)
         check_weights(source)
         tokenizer, processor = _words(source, config, spec)
@@ -192,7 +192,7 @@ def _dtype(name: str) -> torch.dtype | str:
     return types[name]
 
 
-def read_config(source: Source, spec: ModelSpec) -> PreTrainedConfig:
+def read_config(source: Source, spec: ModelSpec, *, searched: bool = True) -> PreTrainedConfig:
     """Read a configuration; nothing of the weights is touched, or fetched, except a GGUF.
 
     Raises:
@@ -206,7 +206,8 @@ def read_config(source: Source, spec: ModelSpec) -> PreTrainedConfig:
         raw, _ = PreTrainedConfig.get_config_dict(source.name, **where)
         if "model_type" not in raw:
             raise OSError("there is no config.json that names a model_type")
-        layouts_for(raw["model_type"])
+        if searched:
+            layouts_for(raw["model_type"])
         config: PreTrainedConfig
         if source.gguf_file is not None:  # reading a GGUF's header takes seconds: once is enough
             config = CONFIG_MAPPING[raw["model_type"]].from_dict(raw)

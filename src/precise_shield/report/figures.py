@@ -55,6 +55,7 @@ GLYPHS: dict[ConditionKind, str] = {
     "damped": "aligned",
     "random_damped": "random",
     "defence": "defence",
+    "served": "defence",
 }
 
 
@@ -184,11 +185,13 @@ _BRIEF: dict[ConditionKind, str] = {
     "damped": "damped",
     "random_damped": "random down",
     "defence": "defence",
+    "served": "served",
 }
 
 
 def _brief(condition: Condition) -> str:
-    return condition.label if condition.kind == "defence" else _BRIEF[condition.kind]
+    own = condition.kind in ("defence", "served")
+    return condition.label if own else _BRIEF[condition.kind]
 
 
 def _end(value: float) -> str:

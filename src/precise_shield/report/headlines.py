@@ -64,9 +64,34 @@ def headline_tables(view: View) -> list[Table]:
         " worst of several noisy rates lies too high on average."
     )
     tables = [table("Beside the average", columns, rows, note=note)]
-    for by in dict.fromkeys(row.by for row in found.breakdown):
-        tables.append(_breakdown(view, [row for row in found.breakdown if row.by == by], by))
-    return tables
+    pooled = [row for row in found.breakdown if row.language is None]
+    for by in dict.fromkeys(row.by for row in pooled):
+        tables.append(_breakdown(view, [row for row in pooled if row.by == by], by))
+    cells = [row for row in found.breakdown if row.language is not None]
+    return [*tables, _cells(view, cells)] if cells else tables
+
+
+def _cells(view: View, found: list[BreakdownRow]) -> Table:
+    """Attack success in the cells of language, modality and category; before and after."""
+    at = {(r.language, r.modality, r.key, r.condition): r for r in found}
+    firsts = [view.first(kind) for kind in ("base", "aligned")]
+    shown = [condition for condition in firsts if condition is not None]
+    places = dict.fromkeys((r.language, r.modality, r.key) for r in found)
+    rows: Rows = [
+        [
+            language_name(language),
+            "" if modality is None else modality_name(modality),
+            key,
+            *[_part(at.get((language, modality, key, c.name))) for c in shown],
+        ]
+        for language, modality, key in places
+    ]
+    return table(
+        "Attack success by language, modality and category",
+        ["language", "modality", "category", *[c.label for c in shown]],
+        rows,
+        note="Every other condition stands in summary.json. Small cells have wide intervals.",
+    )
 
 
 def _entry(row: HeadlineRow | None) -> Entry:

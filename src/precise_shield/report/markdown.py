@@ -14,6 +14,7 @@ from precise_shield.report.evidence import (
     changed_findings,
     where_findings,
 )
+from precise_shield.report.factors import factor_tables
 from precise_shield.report.gate import gate_tables
 from precise_shield.report.headline import (
     Finding,
@@ -95,7 +96,7 @@ def render_markdown(summary: Summary) -> str:
     more = [*sureness_tables(view), *local_tables(view), *transfer_tables(view)]
     lines += [line for numbers in more for line in _table(numbers)]
     lines += ["## What could an attacker still do?", "", *_table(attack_table(view))]
-    for numbers in audit_tables(view):
+    for numbers in [*factor_tables(view), *audit_tables(view)]:
         lines += _table(numbers)
     lines += ["## Provenance", ""]
     for caption, facts in (

@@ -30,6 +30,7 @@ from precise_shield.report.evidence import (
     changed_findings,
     where_findings,
 )
+from precise_shield.report.factors import factor_tables
 from precise_shield.report.figures import (
     Figure,
     forest_figure,
@@ -188,7 +189,7 @@ def render_html(summary: Summary, compare: Summary | None = None) -> str:
         where=where_findings(view),
         gaps=gap_table(view, [c.name for c in summary.conditions if c.kind in _GAP_KINDS]),
         claims=claims_table(view),
-        audit=audit_tables(view),
+        audit=[*factor_tables(view), *audit_tables(view)],
         beside=[*headline_tables(view), *utility_tables(view), *data_tables(view)],
         judging=[*judging_tables(view), *gate_tables(view)],
         labels=labels_table(view),

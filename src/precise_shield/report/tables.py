@@ -280,7 +280,7 @@ def model_facts(view: View) -> dict[str, str]:
         "revision": m.revision or "none given",
         "architecture": m.model_type,
         "weights, hash": m.fingerprint,
-        "parameters": count(m.parameters),
+        "parameters": "not known" if m.parameters is None else count(m.parameters),
         "layers": count(m.layers),
         "units searched": count(m.neurons),
         "precision and device": f"{m.dtype} on {m.device}",

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import TypeVar
 
 from precise_shield.core.errors import ConfigError
+from precise_shield.core.parallel import crew
 from precise_shield.core.records import Example
 from precise_shield.core.store import digest
 from precise_shield.evaluate.asking import Asker, Cache, ModelJudge
 from precise_shield.evaluate.endpoint import Endpoint
-from precise_shield.evaluate.formats import FORMATS, Format, rubric_format
+from precise_shield.evaluate.formats import FORMATS, Format, rubric_format, tokens_of
 from precise_shield.evaluate.judges import JUDGES
 from precise_shield.evaluate.local import LocalModel
+from precise_shield.evaluate.server import Server
 from precise_shield.models.loading import ModelSpec
 from precise_shield.workflows.config import Config
 from precise_shield.workflows.sections.judges import JudgeModelSection
@@ -42,7 +47,26 @@ def model_judge(section: JudgeModelSection, cache: Cache) -> ModelJudge:
     Raises:
         ConfigError: there is no such format, or the rubric cannot be read.
     """
-    return ModelJudge(section.name, _format(section), _asker(section), cache)
+    asker = _asker(section)
+    if isinstance(asker, Server):
+        asker = identified(asker, cache)
+    return ModelJudge(section.name, _format(section), asker, cache, section.pictures)
+
+
+S = TypeVar("S", bound=Server)
+
+
+def identified(server: S, cache: Cache) -> S:
+    """The server with what it reports of its model; what it said last where it does not answer."""
+    key = digest({"report-of": server.model, "url": server.url, "revision": server.revision})
+    known = None
+    if crew().leads:
+        said = server.report()
+        if said is not None:
+            cache.put(key, json.dumps(said, sort_keys=True))
+        known = cache.get(key)
+    known = crew().as_leader(known)
+    return server if known is None else replace(server, reports=digest(json.loads(known))[:12])
 
 
 def _format(section: JudgeModelSection) -> Format:
@@ -69,6 +93,7 @@ def _asker(section: JudgeModelSection) -> Asker:
             retries=section.retries,
             parallel=section.parallel,
             per_minute=section.per_minute,
+            revision=section.revision,
         )
     assert section.path is not None
     spec = ModelSpec(
@@ -82,12 +107,27 @@ def _asker(section: JudgeModelSection) -> Asker:
     return LocalModel(spec, section.batch_size)
 
 
-def calls_beforehand(config: Config, names: Sequence[str], answers: int) -> str:
-    """How many questions the named judging models would be asked at most; empty without one."""
-    probe = Example("any", "en", "text", "benign", "Hello", "test", "any")
+def calls_beforehand(
+    config: Config, names: Sequence[str], rows: Sequence[Example], times: int
+) -> str:
+    """What the named judging models would be asked at most; empty without one.
+
+    Args:
+        config: the run's.
+        names: judges.
+        rows: prompts that are answered.
+        times: how often each is.
+    """
     parts = []
     for section in config.evaluate.judge_models:
-        if section.name in names:
-            each = len(_format(section).ask(probe, "Hello"))
-            parts.append(f"judge {section.name} is asked at most {each * answers} times")
+        if section.name not in names:
+            continue
+        how = _format(section)
+        asked = [question for row in rows for question in how.ask(row, "")]
+        calls = times * len(asked)
+        tokens = times * tokens_of(asked) + calls * config.evaluate.max_new_tokens
+        parts.append(
+            f"judge {section.name} is asked at most {calls} times, about {tokens:,} tokens with the"
+            f" longest answers, and replies at most {calls * how.tokens:,}"
+        )
     return "; ".join(parts)

@@ -40,6 +40,7 @@ from precise_shield.workflows.headlines import headlines
 from precise_shield.workflows.identify import identify
 from precise_shield.workflows.judging import drift
 from precise_shield.workflows.openings import log_opening
+from precise_shield.workflows.served import check_servers, served
 from precise_shield.workflows.utility import utility
 
 
@@ -118,6 +119,7 @@ def evaluate(run: Run) -> Evaluation:
         EmptyCellError: the test split is empty.
     """
     check_defences(run.config)
+    check_servers(run.config)
     atlas, arms = identify(run), align(run)
     examples = run.examples(run.config.evaluate.split)
     with crew().leader_first():
@@ -129,8 +131,9 @@ def evaluate(run: Run) -> Evaluation:
         run, [arm.condition.name for arm in arms], examples, responses
     )
     behind, defended_responses = defended(run, examples)
-    responses |= joined_responses | defended_responses
-    conditions = [*(state.condition for state in [*states, *scoped]), *joined, *behind]
+    elsewhere, served_responses = served(run, examples)
+    responses |= joined_responses | defended_responses | served_responses
+    conditions = [*(state.condition for state in [*states, *scoped]), *joined, *behind, *elsewhere]
     kept = answers.keep(run, examples, conditions, responses)
     judged = judges.judge_all(run, examples, responses, kept.key)
     verdicts = judged[0].verdicts
@@ -175,7 +178,7 @@ def comparisons(conditions: Sequence[Condition]) -> list[tuple[str, str]]:
 
 
 BESIDE = {
-    "aligned": ("random_rows", "benign_rows", "frozen_a", "lora", "full", "defence"),
+    "aligned": ("random_rows", "benign_rows", "frozen_a", "lora", "full", "defence", "served"),
     "amplified": ("random_amplified",),
     "damped": ("random_damped",),
     "suppressed": ("random_suppressed",),

@@ -180,7 +180,11 @@ def _sampled(examples: Sequence[Example], most: int) -> list[Example]:
 def breakdown(
     examples: Sequence[Example], verdicts: Sequence[Verdict], rule: str
 ) -> Iterator[BreakdownRow]:
-    """Every measure by category, source, region and form, where prompts have more than one."""
+    """Every measure by category, source, region and form, where prompts have more than one.
+
+    Attack success by category also in every language and modality: the cells of the papers' tables.
+    """
+    by_id = {example.id: example for example in examples}
     groups = {example.id: example.group for example in examples}
     keys: dict[str, dict[str, str]] = {
         by: {e.id: str(value) for e in examples if (value := getattr(e, by)) is not None}
@@ -195,7 +199,20 @@ def breakdown(
                     continue  # one value says what the pooled rate says
                 for key in names:
                     part = {n: hit for n, hit in column.items() if named.get(n) == key}
-                    yield _part(condition, measure, (by, key), part, groups)
+                    row = _part(condition, measure, (by, key), part, groups)
+                    yield row
+                    if (measure, by) != ("attack_success", "category"):
+                        continue
+                    places = sorted({(by_id[n].language, by_id[n].modality) for n in part})
+                    for language, modality in places if len(places) > 1 else ():
+                        cell = {
+                            n: hit
+                            for n, hit in part.items()
+                            if (by_id[n].language, by_id[n].modality) == (language, modality)
+                        }
+                        found = _part(condition, measure, (by, key), cell, groups)
+                        where = {"language": language, "modality": modality}
+                        yield found.model_copy(update=where)
 
 
 def _part(

@@ -89,7 +89,7 @@ def _announce(
     pairs = [(by_id[each.example], each) for said in responses.values() for each in said]
     run.reporter.say(f"judge {reader.name}: {reader.cost(pairs)}")
     pictured = sum(1 for example in examples if example.modality == "image_dominant")
-    if pictured:
+    if pictured and not reader.pictures:
         _warn(
             run,
             f"judge {reader.name} sees no pictures; on {pictured} image-dominant prompts it judges"

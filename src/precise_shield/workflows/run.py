@@ -27,6 +27,7 @@ from precise_shield.workflows.judges import names_of
 from precise_shield.workflows.parts import parts_of
 from precise_shield.workflows.plans import arm_names
 from precise_shield.workflows.search import search_facts
+from precise_shield.workflows.served import check_servers
 from precise_shield.workflows.summarise import summarise
 from precise_shield.workflows.verify import verify
 
@@ -35,6 +36,7 @@ def run_all(run: Run) -> Summary:
     """Identify, explain, verify, align, evaluate, report; finished stages are taken as they are."""
     names_of(run.config)
     check_defences(run.config)
+    check_servers(run.config)
     run.write_text("config.yaml", commented(run.config))
     run.reporter.say(budget(run))
     atlas = identify(run)
@@ -56,16 +58,17 @@ def run_all(run: Run) -> Summary:
 def budget(run: Run) -> str:
     """How much will be generated, before anything is."""
     section = run.config
-    test = len(run.examples(section.evaluate.split))
+    rows = run.examples(section.evaluate.split)
+    test = len(rows)
     arms = len(arm_names(section.align, parts_of(run)))
     conditions = 1 + arms + 1 + section.evaluate.random_suppressions  # base, arms, suppressed
     conditions += len(section.align.damp.scopes) * (1 + section.align.damp.random_seeds)
-    conditions += len(section.evaluate.defences)
+    conditions += len(section.evaluate.defences) + len(section.evaluate.servers)
     text = (
         f"budget: {conditions} conditions x {test} test prompts = {conditions * test} answers of at"
         f" most {section.evaluate.max_new_tokens} tokens"
     )
-    asked = calls_beforehand(section, names_of(section), conditions * test)
+    asked = calls_beforehand(section, names_of(section), rows, conditions)
     return f"{text}; {asked}" if asked else text
 
 

@@ -32,6 +32,7 @@ from precise_shield.workflows.context import Run
 from precise_shield.workflows.data_notes import data_notes
 from precise_shield.workflows.evaluate import Evaluation, samples
 from precise_shield.workflows.explain import by_kind
+from precise_shield.workflows.factors import Seen, factor_rows
 from precise_shield.workflows.identify import Atlas, identified
 from precise_shield.workflows.transfer import transfer
 
@@ -56,7 +57,7 @@ def summarise(
         judge=found.judging.primary,
         rule=RULES[config.evaluate.rule].meaning,
         model=_model(run, atlas),
-        data=_data(run, found),
+        data=data_facts(run, found),
         data_notes=data_notes(run),
         conditions=found.conditions,
         rates=found.rates,
@@ -67,6 +68,9 @@ def summarise(
         utility=found.utility,
         transfer=transfer(found),
         audit=audit(run, atlas, arms[0]) if config.evaluate.audit else None,
+        factors=factor_rows(
+            [Seen(found.examples, found.conditions, found.every_verdict(), found.rule)]
+        ),
         neurons=facts.model_copy(update={"identified": identified(run).key}),
         verification=verified.model_copy(update={"benign_kl": drift}),
         receipts=[arm.receipt for arm in arms],
@@ -117,7 +121,8 @@ def _shown(path: str) -> str:
     return Path(path).name if Path(path).exists() else path
 
 
-def _data(run: Run, found: Evaluation) -> DataFacts:
+def data_facts(run: Run, found: Evaluation) -> DataFacts:
+    """Which data a run had, and how its harmful answers were read."""
     counts: dict[str, int] = {}
     for example in run.data.examples:
         key = f"{example.split}/{example.harm}"

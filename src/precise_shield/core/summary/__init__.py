@@ -40,6 +40,7 @@ from precise_shield.core.summary.explained import (
     Explained,
     Profile,
 )
+from precise_shield.core.summary.factors import FactorRow
 from precise_shield.core.summary.gate import (
     GateFacts,
     SearchFacts,
@@ -105,6 +106,7 @@ __all__ = [
     "DifferenceRow",
     "DosePoint",
     "Explained",
+    "FactorRow",
     "GapRow",
     "GateFacts",
     "GradeRow",
@@ -173,6 +175,8 @@ class Summary(Part):
     judging: Judging | None = None
     headlines: Headlines | None = None
     audit: Audit | None = None
+    factors: list[FactorRow] = Field(default_factory=list)
+    """Effects with neuron sets as a random factor, where a run has several of a kind."""
     utility: Utility | None = None
     transfer: Transfer | None = None
     """What arms that were trained on a part of the data do in the rest; null without any."""

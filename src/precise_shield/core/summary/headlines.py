@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from precise_shield.core.records import Modality
 from precise_shield.core.summary.base import Part
 from precise_shield.core.summary.rates import Measure
 
@@ -65,6 +66,10 @@ class BreakdownRow(Part):
     """The rate if no unscored answer were a hit."""
     most: float | None
     """The rate if every unscored answer were one."""
+    language: str | None = None
+    """Attack success by category also stands language by language and modality by modality; null
+    pools."""
+    modality: Modality | None = None
 
 
 class Headlines(Part):

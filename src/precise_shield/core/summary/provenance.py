@@ -16,7 +16,8 @@ class ModelFacts(Part):
     model_type: str
     fingerprint: str
     """Hash of the weights as loaded."""
-    parameters: int
+    parameters: int | None
+    """Null for a model that was asked through a server alone."""
     layers: int
     neurons: int
     """Units of all sites that were searched."""

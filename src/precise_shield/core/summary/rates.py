@@ -35,6 +35,7 @@ ConditionKind = Literal[
     "damped",
     "random_damped",
     "defence",
+    "served",
 ]
 
 

@@ -7,6 +7,7 @@ from pydantic import Field
 from precise_shield.core.records import Split
 from precise_shield.workflows.sections.base import Section
 from precise_shield.workflows.sections.judges import JudgeModelSection
+from precise_shield.workflows.sections.servers import ServerSection
 
 
 class HarnessSection(Section):
@@ -58,6 +59,11 @@ class EvaluateSection(Section):
 
     defences: list[str] = []
     """Defences of the untouched model to compare with: `precise-shield list` shows them."""
+
+    servers: list[ServerSection] = []
+    """Served models that answer the same prompts (vLLM, SGLang, any OpenAI-compatible server). In
+    a run they stand beside the local model's states; `precise-shield served` needs no local model,
+    and compares all of them with the first."""
 
     audit: bool = False
     """Attack the aligned model in memory (prune, round, fine-tune on benign rows) and say what

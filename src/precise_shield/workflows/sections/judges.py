@@ -9,6 +9,9 @@ from pydantic import Field, model_validator
 
 from precise_shield.workflows.sections.base import Section
 
+RAW = ("wildguard", "shieldgemma", "harmbench")
+"""Formats that are continued as text, where a picture has no place."""
+
 
 class JudgeModelSection(Section):
     name: str
@@ -21,7 +24,11 @@ class JudgeModelSection(Section):
     """Local weights: a folder or hub id. Give this or `url`."""
 
     revision: str | None = None
-    """Hub commit of the local weights."""
+    """Hub commit of the local weights; of a server, whatever names the weights that it serves, for
+    example a commit or a date. Other revisions are other judges."""
+
+    pictures: bool | None = None
+    """Show the judge a prompt's picture; null does so where the format was made for it."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Precision of the local weights."""
@@ -69,6 +76,8 @@ class JudgeModelSection(Section):
             raise ValueError("give either path (local weights) or url (a server)")
         if self.url is not None and self.model is None:
             raise ValueError("a server needs model, the name it serves the model under")
+        if self.pictures and self.format in RAW:
+            raise ValueError(f"the format {self.format} is raw text and takes no pictures")
         if self.rubric is not None and self.format != "rubric":
             raise ValueError("rubric belongs to the format rubric")
         return self
