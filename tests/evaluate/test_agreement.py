@@ -95,3 +95,13 @@ def test_full_agreement_is_one_but_not_certain(judges):
     least = Rate(20, 20).interval()[0]
     assert (found.kappa, found.high) == (1, 1)
     assert found.low == pytest.approx((least - 0.5) / 0.5)
+
+
+@pytest.mark.parametrize("n", [12, 60])
+def test_cohen_is_scikit_learns(n):
+    """Where scikit-learn is installed; it is no dependency, and `brute` is the other route."""
+    metrics = pytest.importorskip("sklearn.metrics", reason="scikit-learn is not installed")
+    first, second = drawn(2, n)
+    said = [{str(i): v for i, v in enumerate(column)} for column in (first, second)]
+    found = agreement(said, {str(i): str(i) for i in range(n)})
+    assert found.kappa == pytest.approx(metrics.cohen_kappa_score(first, second))

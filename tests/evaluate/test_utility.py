@@ -73,6 +73,7 @@ def test_the_letter_of_a_choice_has_to_come_first(text, right):
     ("text", "right"),
     [
         ("A", True), ("A.", True), ("A a wheel", True), ("A is right", True), ("a) a wheel", True),
+        ("A\nThe wheel turns", True),
         ("A wheel of cheese, so B", False), ("A dog", False), ("Answer: A dog", False),
     ],
 )  # fmt: skip

@@ -263,13 +263,31 @@ def test_a_judge_behind_a_server_judges_a_finished_run_and_asks_nothing_twice(fo
     assert any("guard sees no pictures" in warning for warning in summary_of(folder).warnings)
 
 
+def test_a_judge_that_grades_has_its_mean_beside_its_labels(folder):
+    said = "1.b 0\n2.b 4\n3.b 4"
+    with serving(lambda number, *_: completion(said if number % 2 else "no numbers")) as (url, _):
+        model = f"{{name: grader, format: strongreject, url: '{url}', model: m, parallel: 1}}"
+        changes = [f"evaluate.judge_models=[{model}]"]
+        grader = judge_again(folder, ["grader"], changes, quiet=True).judges[1]
+    pooled = next(r for r in grader.grades if (r.condition, r.language) == ("base", None))
+    assert pooled.value == 0.75
+    assert pooled.n > 0 < pooled.ungraded
+    assert {row.language for row in grader.grades} == {None, "en", "fr"}
+    assert (
+        "Mean grade of answers to harmful requests, by grader"
+        in (folder / "report.html").read_text()
+    )
+
+
 def test_the_plan_says_how_often_a_judge_is_asked(finished, config_text, tmp_path):
     run, summary = finished
     model = "{name: gem, format: shieldgemma, path: nowhere}"
     changes = [f"evaluate.judge_models=[{model}]", "evaluate.judges=[reference, gem]"]
     planned = plan(started(parse_config(config_text, changes), tmp_path, quiet=True))
     answers = len(summary.conditions) * len(run.examples("test"))
-    assert any(f"judge gem is asked at most {4 * answers} times" in line for line in planned)
+    (line,) = [line for line in planned if "judge gem" in line]
+    assert f"judge gem is asked at most {4 * answers} times, about" in line
+    assert f"replies at most {4 * 4 * answers:,}" in line
 
 
 def test_a_judge_model_that_cannot_be_is_refused_with_its_reason(config_text, tmp_path):

@@ -42,7 +42,7 @@ class Cost:
     calls: int
     cached: int
     prompt_tokens: int
-    """About: a quarter of the bytes."""
+    """About: a quarter of the bytes; pictures are not counted."""
 
     reply_tokens: int
     """At most."""

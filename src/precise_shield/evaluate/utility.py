@@ -24,7 +24,8 @@ _NUMBER = re.compile(
 )
 """Groups of digits are joined by a space only where they are groups of three."""
 _LETTER = re.compile(r"^\W*(?:answer|option)?\W*([A-Z])(?:$|[\s.):,*])", re.IGNORECASE)
-_BARE = re.compile(r"\s+(\w.*)", re.DOTALL)
+_BARE = re.compile(r"[^\S\n]+(\w.*)")
+"""Words after a letter, on its own line."""
 _LETTER_THAT_IS_A_WORD = frozenset("AEIO")
 """`A dog`, `E vero`: a sentence may begin with such a letter and choose nothing."""
 
