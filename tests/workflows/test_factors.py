@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -27,16 +28,16 @@ def test_two_seeds_are_pooled_and_what_differs_otherwise_is_refused(finished, tm
     run, summary = finished
     other = copied(run.folder, tmp_path / "b")
     rows = {(r.effect, r.control, r.measure): r for r in pool([run.folder, other])}
-    row = rows["aligned", "base", "attack_success"]
+    row = rows["aligned", "base", "benign_correct"]
     own = next(
         r for r in summary.differences
-        if (r.condition, r.reference, r.measure) == ("aligned", "base", "attack_success")
+        if (r.condition, r.reference, r.measure) == ("aligned", "base", "benign_correct")
         and r.language is r.modality is None
     )  # fmt: skip
     assert (row.runs, row.controls) == (2, 2)
     if own.unscored == 0:  # pairs and sides hold the same answers
         assert row.difference == pytest.approx(own.difference)
-    assert ("aligned", "random_rows", "refusal_harmful") in rows
+    assert ("aligned", "random_rows", "benign_correct") in rows
     assert summary.factors == []  # one set of each kind
     with pytest.raises(ConfigError, match="two runs or more"):
         pool([run.folder])
@@ -62,10 +63,13 @@ def test_several_random_sets_of_a_run_are_one_factor(finished):
     kept, _ = answers.read(run.folder)
     judged = answers.recall(run.folder)[0].verdicts
     more = Condition(name="random-rows-1", kind="random_rows", label="more")
-    verdicts = [verdict for rows in judged.values() for verdict in rows]
-    from dataclasses import replace
-
-    again = [replace(v, condition=more.name) for v in judged["random-rows-0"]]
+    verdicts = [
+        replace(verdict, label="refusal" if (place * number) % 3 else "safe")
+        for number, rows in enumerate(judged.values(), 1)
+        for place, verdict in enumerate(rows)
+    ]
+    random = [v for v in verdicts if v.condition == "random-rows-0"]
+    again = [replace(v, condition=more.name) for v in random]
     seen = Seen(kept.examples, [*kept.conditions, more], [*verdicts, *again], "ours")
     (row,) = [
         r for r in factor_rows([seen])
@@ -78,3 +82,4 @@ def test_several_random_sets_of_a_run_are_one_factor(finished):
         scored = [hit for hit in table[name].values() if hit is not None]
         shares.append(sum(scored) / len(scored))
     assert row.difference == pytest.approx(shares[0] - shares[1])
+    assert row.difference != 0
