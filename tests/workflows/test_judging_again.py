@@ -14,7 +14,7 @@ from precise_shield.core.records import LABELS, Verdict
 from precise_shield.core.summary import Summary
 from precise_shield.evaluate.judges import JUDGES
 from precise_shield.models import loading
-from precise_shield.workflows import answers, conditions, context
+from precise_shield.workflows import answers, context, together
 from precise_shield.workflows.config import parse_config
 from precise_shield.workflows.context import started
 from precise_shield.workflows.judges import judge_again, reopened
@@ -63,7 +63,7 @@ def test_two_judges_stand_side_by_side_and_the_first_is_the_headline(
     finished, folder, config_text, monkeypatch
 ):
     _, before = finished
-    monkeypatch.setattr(conditions, "generate", None)
+    monkeypatch.setattr(together, "generate", None)
     run = started(
         parse_config(config_text, ["evaluate.judges=[strict, reference]"]), folder, quiet=True
     )
