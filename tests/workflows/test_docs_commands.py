@@ -198,9 +198,7 @@ def test_every_setting_shown_is_one(text):
             if bare
             else f"{shown}\ndata: {{sources: [{{source: sandbox}}]}}"
         )
-    model = (
-        "" if "model:" in re.sub("judge_models:.*", "", shown, flags=re.S) else "model: {path: m}"
-    )
+    model = "" if re.search("^model:", shown, flags=re.M) else "model: {path: m}"
     parse_config(f"{shown}\n{model}\n")
 
 
