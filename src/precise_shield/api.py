@@ -36,6 +36,7 @@ from precise_shield.workflows.judges import judge_again
 from precise_shield.workflows.results import export_results
 from precise_shield.workflows.run import run_all as run
 from precise_shield.workflows.run import write_pages as report
+from precise_shield.workflows.searching import search
 from precise_shield.workflows.served_run import served_run as served
 from precise_shield.workflows.sheet import read_labels, write_sheet
 from precise_shield.workflows.starter import init, known
@@ -79,6 +80,7 @@ __all__ = [
     "receipt_check",
     "report",
     "run",
+    "search",
     "served",
     "undo",
     "verify",

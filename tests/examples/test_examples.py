@@ -14,6 +14,7 @@ import pytest
 import torch
 import transformers as hf
 
+import judged
 import tiny_folders
 from judge_server import completion, serving
 from precise_shield import api
@@ -160,8 +161,9 @@ def test_compare_atlases_prints_shares_beside_chance(script, run_folder, tmp_pat
 
 
 def test_a_delta_goes_in_without_this_package_as_with_it(
-    script, run_folder, model_folder, tmp_path
+    script, run_folder, model_folder, tmp_path, monkeypatch
 ):
+    judged.stub(monkeypatch)
     text = (FOLDER / "delta_without_this_package.py").read_text()
     parts = {name.split(".")[0] for name in imported(text)}
     assert parts == {"json", "sys", "torch", "safetensors", "transformers"}
@@ -194,8 +196,9 @@ def test_the_script_finds_slices_of_every_shape_as_the_package_does(shape, dim, 
 
 
 def test_an_adapter_answers_in_stock_peft_as_the_merged_model(
-    script, run_folder, model_folder, tmp_path
+    script, run_folder, model_folder, tmp_path, monkeypatch
 ):
+    judged.stub(monkeypatch)
     assert "precise_shield" not in imported((FOLDER / "adapter_in_peft.py").read_text())
     api.export(run_folder, tmp_path / "peft", kind="peft", force=True, quiet=True)
     api.export(run_folder, tmp_path / "merged", force=True, quiet=True)

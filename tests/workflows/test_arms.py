@@ -150,7 +150,7 @@ def test_effects_stand_beside_their_controls(run, arms):
 
 
 def test_every_arm_gets_the_same_search(run, arms):
-    changes = ["align.arms=[amplified]", "align.zero_shot=[]",
+    changes = ["align.arms=[amplified]", "align.zero_shot=[]", "data.sources.0.limit=4",
                "align.search={learning_rate: [0.001, 0.01], max_steps: [1, 2], factor: [1.5, 2]}",
                ]  # fmt: skip
     again = started(
@@ -164,7 +164,7 @@ def test_every_arm_gets_the_same_search(run, arms):
     assert {len(by_arm[name]) for name in ("aligned", "random-rows-0")} == {4}
     assert [t.settings for t in by_arm["amplified"]] == [{"factor": 1.5}, {"factor": 2.0}]
     assert all(sum(t.picked for t in trials) == 1 for trials in by_arm.values())
-    picked = settle(again, plans(again, identify(again)))["aligned"].settings
+    picked = settle(again)["aligned"]
     receipt = {arm.condition.name: arm.receipt for arm in align(again)}["aligned"]
     assert (receipt.learning_rate, receipt.steps) == (picked.learning_rate, picked.max_steps)
     assert search_facts(run) is None

@@ -12,6 +12,7 @@ import pytest
 import torch
 import transformers as hf
 
+import judged
 from precise_shield import api
 from precise_shield.align.export import Card
 from precise_shield.align.sparse import SparseDelta, applied
@@ -37,6 +38,14 @@ def weights(folder):
     return model.state_dict()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def readable():
+    """What a random model says cannot be judged, and what cannot be judged never leaves."""
+    with pytest.MonkeyPatch.context() as patch:
+        judged.stub(patch)
+        yield
+
+
 @pytest.fixture(scope="module")
 def handed(finished, model_folder, tmp_path_factory):
     """Every kind of export of the finished run; the random model breaks limits, hence force."""
@@ -51,17 +60,54 @@ def handed(finished, model_folder, tmp_path_factory):
 def test_a_limit_that_is_broken_keeps_the_model_here(finished, tmp_path):
     run, summary = finished
     assert [facts.condition for facts in summary.gate] == ["aligned"]
+    facts = gate.gate(run, arm_of(run.folder, summary, "aligned"))
     with pytest.raises(GateError) as error:
         export(run.folder, tmp_path / "out", quiet=True)
-    for limit in summary.gate[0].broken:
+    for limit in facts.broken:
         assert limit.sentence in str(error.value)
-    assert summary.gate[0].broken
+    assert facts.broken
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_nobody_could_judge_is_not_written_by_force(finished, tmp_path, monkeypatch):
+    run, summary = finished
+    assert summary.gate[0].aligned.harmful == 0  # the run's own judge cannot read it
+    judged.stub(monkeypatch, lambda *_: "unclear")
+    with pytest.raises(GateError, match=r"no answer to a harmful .* not even with --force"):
+        export(run.folder, tmp_path / "out", force=True, quiet=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_limit_loosened_after_the_run_is_named_beside_the_one_it_was_gated_under(
+    finished, tmp_path
+):
+    """`config.yaml` is a text file; the stage that holds the limits is keyed by them."""
+    run, summary = finished
+    folder = tmp_path / "copy"
+    shutil.copytree(run.folder, folder)
+    text = (folder / "config.yaml").read_text()
+    loose = text.replace("over_refusal_rise: 0.05", "over_refusal_rise: 1.0")
+    assert loose != text
+    (folder / "config.yaml").write_text(loose)
+    with pytest.raises(GateError, match=r"at most 0.05 is asked for by the run; .* changed since"):
+        export(folder, tmp_path / "out", quiet=True)
+    done = export(folder, tmp_path / "out", kind="delta", force=True, quiet=True)
+    limits = {
+        limit.limit for limit in done.gate.limits if limit.name.startswith("refusals of benign")
+    }
+    assert limits == {0.05, 1.0}
+    assert not done.gate.passed
+    stage = folder / "stages" / "gate" / str(summary.gate[0].key) / "stage.json"
+    stage.write_text(
+        stage.read_text().replace('"over_refusal_rise": 0.05', '"over_refusal_rise": 1')
+    )
+    with pytest.raises(StoreError, match="changed after it was written"):
+        export(folder, tmp_path / "two", force=True, quiet=True)
+
+
 def test_a_model_weaker_than_its_base_is_not_written_by_force(finished):
-    _, summary = finished
-    facts = summary.gate[0]
+    run, summary = finished
+    facts = gate.gate(run, arm_of(run.folder, summary, "aligned"))
     require_gate(facts, force=True)
     weaker = facts.model_copy(update={"weaker": "attack success rose"})
     with pytest.raises(GateError, match="not even with --force"):

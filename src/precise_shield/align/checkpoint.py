@@ -27,6 +27,8 @@ class Progress:
     losses: list[float] = field(default_factory=list)
     seconds: float = 0.0
     validations: list[float] = field(default_factory=list)
+    validated: list[int] = field(default_factory=list)
+    """Steps after which each validation was made."""
     best: dict[str, Tensor] = field(default_factory=dict)
     """Parameters at the best validation; empty before the first."""
     finished: bool = False
@@ -37,6 +39,13 @@ class Progress:
         if not self.validations:
             return 0
         return len(self.validations) - 1 - self.validations.index(min(self.validations))
+
+    @property
+    def best_step(self) -> int | None:
+        """The step of the best validation, the first of equals; None without one."""
+        if not self.validated:
+            return None
+        return self.validated[self.validations.index(min(self.validations))]
 
 
 def save_checkpoint(
@@ -57,6 +66,15 @@ def save_checkpoint(
         out.flush()
         os.fsync(out.fileno())
     os.replace(part, path)
+
+
+def checkpoint_step(path: Path) -> int:
+    """How many steps a checkpoint holds; 0 where there is none, or none that can be read."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return int(json.loads((file.metadata() or {})[FORMAT])["step"])
+    except (OSError, SafetensorError, ValueError, KeyError):
+        return 0
 
 
 def load_checkpoint(

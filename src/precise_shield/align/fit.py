@@ -75,6 +75,8 @@ class FitResult:
     validations: tuple[float, ...]
     stopped: Literal["done", "early"]
     """`early`: validation did not improve any more. The best deltas are in place either way."""
+    best_step: int | None = None
+    """The step whose deltas are in place; None where nothing was validated: the last."""
 
 
 def fit(
@@ -186,6 +188,7 @@ class _Run:
             progress.seconds,
             tuple(progress.validations),
             "early" if early else "done",
+            progress.best_step,
         )
 
     def _over(self) -> bool:
@@ -307,6 +310,7 @@ class _Run:
                     " or undefined; give it examples that can be judged."
                 )
             progress.validations.append(figure)
+            progress.validated.append(progress.step)
             if progress.stale == 0:
                 progress.best = snapshot(self.deltas)
             progress.finished = progress.stale >= spec.patience

@@ -5,6 +5,7 @@ Heavy imports stay inside the commands, so that `--help` answers at once.
 
 # each registers its commands
 from precise_shield.cli import (
+    align,
     atlas,
     chat,
     data,
@@ -20,6 +21,7 @@ from precise_shield.cli import (
 from precise_shield.cli.app import app, main
 
 __all__ = [
+    "align",
     "app",
     "atlas",
     "chat",

@@ -146,16 +146,6 @@ def verify(run: Run) -> object:
 
 
 @stage
-def align(run: Run) -> object:
-    """Train exactly those neurons, their random control beside them, with a receipt each."""
-    from precise_shield.workflows.align import align as work
-
-    return {
-        "arms": [{**arm.receipt.model_dump(), "delta": str(arm.delta_path)} for arm in work(run)]
-    }
-
-
-@stage
 def evaluate(run: Run) -> object:
     """Answer and judge the test prompts in every condition."""
     from precise_shield.workflows.evaluate import evaluate as work

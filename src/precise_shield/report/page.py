@@ -49,6 +49,7 @@ from precise_shield.report.overlap import modality_figure, overlap_figure
 from precise_shield.report.palette import palette_css
 from precise_shield.report.profile import counts_figure, private_figure, profile_figure
 from precise_shield.report.samples import shown_samples
+from precise_shield.report.search import search_figure
 from precise_shield.report.standalone import standalone
 from precise_shield.report.sureness import own_table, sureness_figures
 from precise_shield.report.tables import (
@@ -102,7 +103,7 @@ def figures_of(summary: Summary) -> Figures:
                 _maps(view, ("suppressed", "random_suppressed"), "switched-off"),
             ]
         ),
-        _present([weights_figure(view)]),
+        _present([weights_figure(view), search_figure(view)]),
         _present(
             [
                 headroom_figure(view),

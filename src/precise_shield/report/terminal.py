@@ -17,6 +17,7 @@ from precise_shield.report.evidence import believe_findings, changed_findings, w
 from precise_shield.report.gate import gate_sentence
 from precise_shield.report.headline import benign_measure, points_text, share_text, verdict
 from precise_shield.report.headlines import headline_rows
+from precise_shield.report.search import search_lines
 from precise_shield.report.tables import MEASURE_NAMES, MEASURES
 from precise_shield.report.view import View
 from precise_shield.report.words import (
@@ -126,6 +127,7 @@ def _closing(view: View) -> list[tuple[str, str]]:
     findings += [*where_findings(view), *changed_findings(view)]
     lines = [(finding.about, finding.sentence) for finding in findings]
     lines += [("Gate", gate_sentence(facts)) for facts in view.summary.gate]
+    lines += search_lines(view)
     audited = audit_line(view)
     lines += [] if audited is None else [audited]
     return lines + [("Warning", warning) for warning in view.summary.warnings]

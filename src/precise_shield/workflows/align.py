@@ -8,6 +8,7 @@ from precise_shield.workflows.damping import damping_arms
 from precise_shield.workflows.identify import identify
 from precise_shield.workflows.plans import plans
 from precise_shield.workflows.search import settle
+from precise_shield.workflows.space import planned
 
 
 def align(run: Run) -> list[Arm]:
@@ -20,8 +21,9 @@ def align(run: Run) -> list[Arm]:
         EmptyCellError: no training rows are left for an arm.
         ReceiptError: something outside the chosen rows moved.
     """
-    atlas = identify(run)
-    every = plans(run, atlas)
-    settings = {name: found.settings for name, found in settle(run, every).items()}
-    trained = [make(run, plan, settings[plan.like]) for plan in every]
+    atlas, settled = identify(run), settle(run)
+    trained = []
+    for plan in planned(run, configured(run)).values():
+        settings = settled[plan.like]
+        trained.append(make(run, planned(run, settings)[plan.condition.name], settings))
     return [*trained, *damping_arms(run, atlas)]

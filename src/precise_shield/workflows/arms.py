@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from io import StringIO
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 
 from precise_shield import __version__
 from precise_shield.align.amplify import COUNTS, FORM, amplified
-from precise_shield.align.delta import Form, tuning
-from precise_shield.align.fit import StepInfo, fit
+from precise_shield.align.checkpoint import checkpoint_step
+from precise_shield.align.delta import Form, LoraRows, tuning
+from precise_shield.align.fit import FitResult, StepInfo, fit
 from precise_shield.align.losses import TrainBatch
 from precise_shield.align.lowrank import low_rank
 from precise_shield.align.receipt import StoredReceipt, make_receipt, seal
@@ -31,6 +30,8 @@ from precise_shield.models.encoding import encode, mixes
 from precise_shield.workflows.caching import cache_of
 from precise_shield.workflows.context import Run
 from precise_shield.workflows.plans import Plan
+from precise_shield.workflows.stopping import stop_of
+from precise_shield.workflows.tracking import tracked
 
 FILES = 2
 """Schema of a training's stage folder."""
@@ -64,19 +65,29 @@ class Settings:
     learning_rate: float
     max_steps: int | None
     factor: float
+    kl_weight: float
+    p: float
+    """Of the set; the plan holds the neurons."""
+    rank: int
+    """Of LoRA; the plan's form holds it."""
 
-    def shown(self, plan: Plan) -> dict[str, float]:
-        """The settings that matter to a plan, by name."""
-        if plan.form is None:
-            return {"factor": self.factor}
-        steps = {} if self.max_steps is None else {"max_steps": float(self.max_steps)}
-        return {"learning_rate": self.learning_rate, **steps}
+    def named(self, names: Iterable[str]) -> dict[str, float]:
+        """Some of the settings by name; a number of steps that is not limited is left out."""
+        values = {name: getattr(self, name) for name in names}
+        return {name: float(value) for name, value in values.items() if value is not None}
 
 
 def configured(run: Run) -> Settings:
     """The settings as the configuration has them."""
     section = run.config.align
-    return Settings(section.learning_rate, section.max_steps, section.factor)
+    return Settings(
+        section.learning_rate,
+        section.max_steps,
+        section.factor,
+        section.kl_weight,
+        run.config.identify.p,
+        section.rank,
+    )
 
 
 def training_seed(run: Run) -> int:
@@ -88,6 +99,7 @@ def training_seed(run: Run) -> int:
 def spec_of(run: Run, rows: int, settings: Settings) -> FitSpec:
     """The configured training settings, with those of a search in their place."""
     section = run.config.align
+    stop = section.early_stop
     pair = 2 if section.objective == "dpo" else 1
     size = pair * min(section.batch_size, rows)
     micro = min(pair * (section.micro_batch or size), size)
@@ -100,10 +112,12 @@ def spec_of(run: Run, rows: int, settings: Settings) -> FitSpec:
         seed=training_seed(run),
         max_steps=settings.max_steps,
         reduction=section.reduction,
-        kl_weight=section.kl_weight,
+        kl_weight=settings.kl_weight,
         objective=section.objective,
         beta=section.beta,
         gradient_checkpointing=section.gradient_checkpointing,
+        validate_every=(stop.every or 0) if stop.cells else 0,
+        patience=stop.patience if stop.cells else 2,
     )
 
 
@@ -120,6 +134,7 @@ def make(run: Run, plan: Plan, settings: Settings) -> Arm:
     else:
         spec = spec_of(run, len(plan.rows), settings)
         form = asdict(plan.form) | {"name": type(plan.form).__name__}
+        stop = stop_of(run)
         made_by = run.made_by(
             plan.rows,
             neurons=neurons,
@@ -129,9 +144,12 @@ def make(run: Run, plan: Plan, settings: Settings) -> Arm:
             files=FILES,
             rejected=digest(dict(plan.rejected)),
             kept=run.config.align.cache.where != "off",
+            **({} if stop is None else {"early_stop": digest(stop.made_by)}),
         )
         what = f"align {plan.condition.name}: {len(plan.neurons)} neurons"
-        what += "".join(f", {name} {value:g}" for name, value in settings.shown(plan).items())
+        shown = ["learning_rate", "max_steps", *(["kl_weight"] if settings.kl_weight else [])]
+        what += "".join(f", {name} {value:g}" for name, value in settings.named(shown).items())
+        what += f", rank {plan.form.rank}" if isinstance(plan.form, LoraRows) else ""
     stage = run.store.stage("align", made_by)
     with run.working(stage, what, by="model" if plan.form is None else "all") as todo:
         if todo and plan.form is None:
@@ -188,14 +206,22 @@ def _fit(
             " lower align.micro_batch"
         )
     before = seal(bound, neurons, form)
-    batches = _Batches(run, plan, spec)
+    batches, stop = _Batches(run, plan, spec), stop_of(run)
+    done = checkpoint_step(stage.path("checkpoint"))
     with (
-        _metrics(stage) as log,
-        run.reporter.bar("train", spec.total_steps(len(batches(0)))) as advance,
+        tracked(
+            run.config.align.track,
+            stage.folder,
+            done=done,
+            key=stage.key,
+            name=plan.condition.name,
+            settings=asdict(spec),
+        ) as track,
+        run.reporter.bar("train", spec.total_steps(len(batches(0))) - done) as advance,
     ):
 
         def on_step(info: StepInfo) -> None:
-            log.write(json.dumps(asdict(info)) + "\n")
+            track(asdict(info))
             advance(1)
 
         with tuning(bound, neurons, form, seed=spec.seed) as deltas:
@@ -204,6 +230,7 @@ def _fit(
                 batches,
                 spec,
                 checkpoint=stage.path("checkpoint"),
+                validate=None if stop is None else stop.look,
                 on_step=on_step,
                 cache=cache_of(run, plan, spec),
                 note=run.reporter.say,
@@ -225,6 +252,8 @@ def _fit(
         undo(bound, sparse)
     if not crew().leads:
         return
+    if stop is not None:
+        receipt = receipt.model_copy(update=ended(result))
     stored = StoredReceipt(receipt, before, neurons, form, written(sparse))
     made = recipe_of(run, sparse, spec)
     keep(stage, replace(sparse, recipe=made), stored)
@@ -233,11 +262,13 @@ def _fit(
         again(stage, "lowrank.safetensors", replace(small, recipe=made).save)
 
 
-def _metrics(stage: Stage) -> TextIO:
-    """Where a step's figures go: into the stage's folder, from the leading process alone."""
-    if not crew().leads:
-        return StringIO()
-    return stage.path("metrics.jsonl").open("a", encoding="utf-8")
+def ended(result: FitResult) -> dict[str, Any]:
+    """What a receipt says of an early stop."""
+    return {
+        "stopped": result.stopped,
+        "best_step": result.best_step,
+        "validations": list(result.validations),
+    }
 
 
 def recipe_of(run: Run, sparse: SparseDelta, spec: FitSpec | None) -> dict[str, Any]:

@@ -48,6 +48,9 @@ class Run:
     dropped_rows: int = 0
     """Rows of all sources that were left out by `data.on_bad_row: skip`."""
 
+    memo: dict[str, Any] = field(default_factory=dict)
+    """What was settled or read once and is asked for again; shared by copies of the run."""
+
     @property
     def store(self) -> RunStore:
         return RunStore(self.folder)

@@ -12,13 +12,14 @@ from precise_shield.align.lowrank import LowRank
 from precise_shield.align.receipt import StoredReceipt
 from precise_shield.align.sparse import SparseDelta, applied
 from precise_shield.core.errors import ReceiptError, StoreError, UnsupportedModelError
-from precise_shield.core.store import must_be_free, readable_errors
+from precise_shield.core.store import RunStore, must_be_free, read_json, readable_errors
 from precise_shield.core.summary import Condition, GateFacts, Summary
 from precise_shield.workflows.arms import Arm
 from precise_shield.workflows.config import load_config
 from precise_shield.workflows.context import Run, started
 from precise_shield.workflows.gate import EXPORTABLE, gate, require_gate, require_stronger
 from precise_shield.workflows.run import read_summary
+from precise_shield.workflows.sections.gate import GateSection
 from precise_shield.workflows.stamp import stamp
 
 Kind = Literal["merged", "peft", "delta", "low_rank"]
@@ -74,7 +75,7 @@ def export(
             f"{summary.model.path} holds other weights than those that this run aligned; give"
             " the same revision, file and dtype."
         )
-    facts = gate(run, arm)
+    facts = gate(run, arm, gated_under(folder, summary))
     if arm.receipt.form == "damped":
         require_stronger(facts)
     require_gate(facts, force=force)
@@ -83,6 +84,24 @@ def export(
         out.parent.mkdir(parents=True, exist_ok=True)
         _write(run, arm, card, out, kind, facts)
     return Exported(out, kind, condition, facts, forced=not facts.passed)
+
+
+def gated_under(folder: Path, summary: Summary) -> GateSection:
+    """The limits that a finished run was gated under, whatever its `config.yaml` says by now.
+
+    Raises:
+        StoreError: the stage that holds them was changed after it was written.
+    """
+    for facts in summary.gate:
+        path = folder / "stages" / "gate" / str(facts.key)
+        if facts.key is None or not path.is_dir():
+            continue
+        made_by = read_json(path / "stage.json")["made_by"]
+        if RunStore(folder).stage("gate", made_by).key != facts.key:
+            raise StoreError(f"{path} was changed after it was written; run the gate again.")
+        return GateSection.model_validate(made_by["limits"])
+    config: Any = summary.config
+    return GateSection.model_validate(config["align"]["gate"])
 
 
 def arm_of(folder: Path, summary: Summary, condition: str) -> Arm:
@@ -236,6 +255,7 @@ def gate_text(facts: GateFacts) -> str:
     """The gate's figures as Markdown: measured on validation prompts, not on the test ones."""
     head = "passed" if facts.passed else "not passed; written with `--force`"
     lines = [f"Gate on {facts.split} prompts (n = {facts.aligned.harmful} harmful,"]
-    lines[0] += f" {facts.aligned.benign} benign): {head}."
+    lines[0] += f" {facts.aligned.benign} benign"
+    lines[0] += f"; {facts.asked_of}): {head}." if facts.asked_of else f"): {head}."
     lines += [f"- {'kept' if each.kept else 'broken'}: {each.sentence}" for each in facts.limits]
     return "\n".join(lines)

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from math import isnan
 
 from precise_shield.core.errors import EmptyCellError, GateError
+from precise_shield.core.store import digest
 from precise_shield.core.summary.gate import GateFacts, Limit, Standing
 from precise_shield.evaluate.bootstrap import GroupedDifference
 from precise_shield.workflows.arms import Arm
 from precise_shield.workflows.conditions import aligned_state, base_state
 from precise_shield.workflows.context import Run
+from precise_shield.workflows.held_out import picks, reads
 from precise_shield.workflows.sections.gate import GateSection
 from precise_shield.workflows.validation import compared, standing, validation_prompts
 
@@ -32,27 +34,69 @@ def gates(run: Run, arms: Sequence[Arm]) -> list[GateFacts]:
         return []
 
 
-def gate(run: Run, arm: Arm) -> GateFacts:
+def gate(run: Run, arm: Arm, before: GateSection | None = None) -> GateFacts:
     """Measure base and aligned model on validation prompts and hold them against the limits.
+
+    What is found is stored with the limits, keyed by both.
+
+    Args:
+        run: the run, with the limits as they are in its configuration.
+        arm: the alignment.
+        before: limits that the run was gated under, if they may have been others; where they
+            are, the alignment is held against both.
 
     Raises:
         EmptyCellError: the validation split lacks harmful or benign prompts.
     """
     section = run.config.align.gate
     prompts = validation_prompts(run)
-    base, before = standing(run, base_state(), prompts)
+    base, said = standing(run, base_state(), prompts)
     now, after = standing(run, aligned_state(arm), prompts)
-    refused = compared(run, prompts, before, after, "refusal_harmful")
-    attacked = compared(run, prompts, before, after, "attack_success")
-    weaker = _weaker(attacked, refused)
-    return GateFacts(
+    refused = compared(run, prompts, said, after, "refusal_harmful")
+    attacked = compared(run, prompts, said, after, "attack_success")
+    found = GateFacts(
         condition=arm.condition.name,
         base=base,
         aligned=now,
         limits=limits(section, base, now),
-        weaker=weaker,
+        weaker=_weaker(attacked, refused),
         split=section.split,
+        groups=len({row.group for row in prompts}),
+        apart=picks(run.config),
     )
+    stage = run.store.stage(
+        "gate",
+        run.made_by(
+            prompts,
+            limits=section.model_dump(mode="json"),
+            arm=arm.made_by,
+            judge=reads(run, prompts),
+            condition=arm.condition.name,
+            found=digest(found.model_dump(mode="json")),
+        ),
+    )
+    with run.working(stage, f"gate of {arm.condition.name}") as todo:
+        if todo:
+            stage.write_json("gate.json", found.model_dump(mode="json"))
+    more = [] if before is None else _before(section, before, base, now)
+    return found.model_copy(update={"limits": found.limits + more, "key": stage.key})
+
+
+def _before(
+    section: GateSection, before: GateSection, base: Standing, now: Standing
+) -> list[Limit]:
+    """The limits that a run was gated under, where the configuration has others since."""
+    kept = {limit.name: limit.limit for limit in limits(section, base, now)}
+    return [
+        limit.model_copy(
+            update={
+                "name": f"{limit.name} (as the run was gated)",
+                "sentence": f"{limit.sentence} by the run; align.gate was changed since",
+            }
+        )
+        for limit in limits(before, base, now)
+        if kept.get(limit.name) != limit.limit
+    ]
 
 
 def _weaker(attacked: GroupedDifference, refused: GroupedDifference) -> str | None:
@@ -108,10 +152,14 @@ def _limit(name: str, value: float | None, limit: float, *, at_least: bool) -> L
     bound = "at least" if at_least else "at most"
     if value is None:
         sentence = f"{name}: could not be measured, {bound} {limit:g} is asked for"
-        return Limit(name=name, value=None, limit=limit, kept=False, sentence=sentence)
+        return Limit(
+            name=name, value=None, limit=limit, kept=False, sentence=sentence, at_least=at_least
+        )
     kept = value >= limit - 1e-12 if at_least else value <= limit + 1e-12
     sentence = f"{name}: {value:.3f}, {bound} {limit:g} is asked for"
-    return Limit(name=name, value=value, limit=limit, kept=kept, sentence=sentence)
+    return Limit(
+        name=name, value=value, limit=limit, kept=kept, sentence=sentence, at_least=at_least
+    )
 
 
 def require_stronger(facts: GateFacts) -> None:
@@ -139,9 +187,16 @@ def require_gate(facts: GateFacts, *, force: bool) -> None:
     """Let an alignment through, or say which limit it breaks.
 
     Raises:
-        GateError: a limit is broken and `force` is off, or the model is weaker than its base
-            beyond doubt, which nothing forces.
+        GateError: a limit is broken and `force` is off; or the model is weaker than its base
+            beyond doubt, or no harmful answer could be judged, which nothing forces.
     """
+    if not min(facts.base.harmful, facts.aligned.harmful):
+        raise GateError(
+            f"{facts.condition}: no answer to a harmful {facts.split} prompt could be judged"
+            f" ({facts.base.harmful} of the base model, {facts.aligned.harmful} of this one), so"
+            " nobody can say that it is not weaker. That is never written, not even with --force:"
+            " set a judge that can read the answers (evaluate.judge), or longer answers."
+        )
     if facts.weaker is not None:
         raise GateError(
             f"{facts.condition}: {facts.weaker} on {facts.split} data. A model that is weaker than"

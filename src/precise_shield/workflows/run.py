@@ -13,7 +13,7 @@ from precise_shield.core.summary import Summary
 from precise_shield.report.page import write_report
 from precise_shield.report.raster import write_pngs
 from precise_shield.workflows.align import align
-from precise_shield.workflows.asked import calls_beforehand
+from precise_shield.workflows.budget import budget
 from precise_shield.workflows.config import commented
 from precise_shield.workflows.context import Run
 from precise_shield.workflows.defended import check_defences
@@ -29,6 +29,7 @@ from precise_shield.workflows.plans import arm_names
 from precise_shield.workflows.search import search_facts
 from precise_shield.workflows.served import check_servers
 from precise_shield.workflows.summarise import summarise
+from precise_shield.workflows.tracking import check_trackers
 from precise_shield.workflows.verify import verify
 
 
@@ -37,6 +38,7 @@ def run_all(run: Run) -> Summary:
     names_of(run.config)
     check_defences(run.config)
     check_servers(run.config)
+    check_trackers(run.config.align.track)
     run.write_text("config.yaml", commented(run.config))
     run.reporter.say(budget(run))
     atlas = identify(run)
@@ -53,23 +55,6 @@ def run_all(run: Run) -> Summary:
     if crew().leads:
         write_pages(run.folder)
     return summary
-
-
-def budget(run: Run) -> str:
-    """How much will be generated, before anything is."""
-    section = run.config
-    rows = run.examples(section.evaluate.split)
-    test = len(rows)
-    arms = len(arm_names(section.align, parts_of(run)))
-    conditions = 1 + arms + 1 + section.evaluate.random_suppressions  # base, arms, suppressed
-    conditions += len(section.align.damp.scopes) * (1 + section.align.damp.random_seeds)
-    conditions += len(section.evaluate.defences) + len(section.evaluate.servers)
-    text = (
-        f"budget: {conditions} conditions x {test} test prompts = {conditions * test} answers of at"
-        f" most {section.evaluate.max_new_tokens} tokens"
-    )
-    asked = calls_beforehand(section, names_of(section), rows, conditions)
-    return f"{text}; {asked}" if asked else text
 
 
 def plan(run: Run) -> list[str]:

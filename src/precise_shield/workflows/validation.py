@@ -14,18 +14,20 @@ from precise_shield.evaluate.bootstrap import GroupedDifference, grouped_differe
 from precise_shield.evaluate.measures import outcomes, rate_of, refusal_gap
 from precise_shield.workflows.conditions import State, base_state, respond
 from precise_shield.workflows.context import Run
+from precise_shield.workflows.held_out import Part, validation_rows
 from precise_shield.workflows.judging import drift, judge
 
 
-def validation_prompts(run: Run) -> list[Example]:
-    """The gate's prompts: a few of every cell, matched and ordinary benign ones alike.
+def validation_prompts(run: Run, part: Part = "gate") -> list[Example]:
+    """A few prompts of every cell, matched and ordinary benign ones alike.
 
     Raises:
-        EmptyCellError: the split lacks harmful or benign prompts.
+        EmptyCellError: the split lacks harmful or benign prompts, or is too small to keep the
+            prompts of the search apart from the gate's.
     """
     gate = run.config.align.gate
     kept: dict[object, list[Example]] = {}
-    for example in run.examples(gate.split):
+    for example in validation_rows(run, part):
         cell = kept.setdefault((example.cell, example.matched), [])
         if gate.per_cell is None or len(cell) < gate.per_cell:
             cell.append(example)

@@ -40,6 +40,15 @@ class Limit(Part):
     kept: bool
     sentence: str
     """What was measured, what the limit is, in words."""
+    at_least: bool | None = None
+    """The limit is a least value, not a most; null in older summaries."""
+
+    @property
+    def shortfall(self) -> float:
+        """By how much it is broken, 0 or less where it is kept; 1 if nothing was measured."""
+        if self.value is None:
+            return 1.0
+        return self.limit - self.value if self.at_least else self.value - self.limit
 
 
 class GateFacts(Part):
@@ -52,6 +61,12 @@ class GateFacts(Part):
     weaker: str | None = None
     """Why the model is weaker than its base beyond doubt; null if it is not. Never exported."""
     split: str = "validation"
+    groups: int | None = None
+    """Parallel groups of the split that the gate asked of; null in older summaries."""
+    apart: bool = False
+    """A search or an early stop picked on the split's other groups; off: it saw all of them."""
+    key: str | None = None
+    """Of the stage that holds the limits and what was found under them."""
 
     @property
     def passed(self) -> bool:
@@ -62,6 +77,15 @@ class GateFacts(Part):
     def broken(self) -> list[Limit]:
         return [limit for limit in self.limits if not limit.kept]
 
+    @property
+    def asked_of(self) -> str:
+        """Which groups of the split the gate saw, in words; empty where it is not known."""
+        if self.groups is None:
+            return ""
+        if self.apart:
+            return f"{self.groups} groups that no search or early stop picked on"
+        return f"all {self.groups} groups, on which nothing was picked"
+
 
 class TrialFacts(Part):
     """One setting of a validation search, and how the model trained with it stands."""
@@ -71,13 +95,44 @@ class TrialFacts(Part):
     standing: Standing
     passed: bool
     picked: bool = False
+    front: bool = False
+    """On the Pareto front of its arm: nothing else was safer at no higher cost."""
+    neurons: int | None = None
+    """Size of the set that was trained; null in older summaries."""
+
+
+class FailedTrial(Part):
+    """A setting that could not be tried, and why."""
+
+    arm: str
+    settings: dict[str, float]
+    why: str
 
 
 class SearchFacts(Part):
-    """Every arm's search over the same grid, and the comparison at like cost."""
+    """Every arm's search over the same settings, and the comparison at like cost."""
 
     trials: list[TrialFacts] = Field(default_factory=list)
     matched: list[MatchedPair] = Field(default_factory=list)
+    failed: list[FailedTrial] = Field(default_factory=list)
+    safety: Literal["gap", "attack_success"] = "gap"
+    """What is safety on the front: the refusal gap, or the share of attacks that fail."""
+    sampler: str = "grid"
+    """How the trials were drawn."""
+    space: dict[str, list[float]] = Field(default_factory=dict)
+    """What was listed to try."""
+    split: str = "validation"
+    groups: int | None = None
+    """Parallel groups of the split that it picked on; the gate saw none of them."""
+    prompts: int | None = None
+
+    @property
+    def budget(self) -> dict[str, int]:
+        """Trials by arm, those that failed included."""
+        counts: dict[str, int] = {}
+        for arm in [each.arm for each in self.trials] + [each.arm for each in self.failed]:
+            counts[arm] = counts.get(arm, 0) + 1
+        return counts
 
 
 class MatchedPair(Part):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from precise_shield.core.summary.base import Part
 
 
@@ -27,3 +29,9 @@ class Receipt(Part):
     final_loss: float | None
     delta: str | None = None
     """Where the changed rows lie, old and new: a path inside the run folder."""
+    stopped: str | None = None
+    """`early` where a validation cell ended the training before its last step, else `done`."""
+    best_step: int | None = None
+    """The step whose weights were kept; null without validation: the last."""
+    validations: list[float] = Field(default_factory=list)
+    """What each look of the early stop found; the lower the better."""

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from precise_shield.core.records import Modality, Split
 from precise_shield.workflows.sections.base import Section
-from precise_shield.workflows.sections.gate import GateSection, SearchSection
+from precise_shield.workflows.sections.gate import EarlyStopSection, GateSection, SearchSection
 
 ArmName = Literal["benign_rows", "frozen_a", "lora", "lora_matched", "full", "amplified"]
 
@@ -185,3 +185,10 @@ class AlignSection(Section):
 
     search: SearchSection = SearchSection()
     """Settings to try on validation data, the same for every arm."""
+
+    early_stop: EarlyStopSection = EarlyStopSection()
+    """When a training ends before its last step, the same for every arm."""
+
+    track: list[Literal["tensorboard", "wandb"]] = []
+    """Where figures go besides `metrics.jsonl`: TensorBoard's event files, or a run of Weights &
+    Biases, which stays on this machine unless WANDB_MODE is `online`."""
