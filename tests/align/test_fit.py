@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 
+from precise_shield.align.checkpoint import checkpoint_step
 from precise_shield.align.delta import DirectUnits, LoraRows, tuning
 from precise_shield.align.fit import FitSpec, fit
 from precise_shield.core.errors import ConfigError, DataError, NumericError, StoreError
@@ -240,10 +241,12 @@ def test_early_stopping_keeps_the_best(tmp_path):
     assert result.stopped == "early"
     assert result.steps == 5
     assert result.validations == (5.0, 4.0, 4.5, 4.0, 4.2)
+    assert result.best_step == 2
+    assert checkpoint_step(path) == 5
     assert all(torch.equal(a, b) for a, b in zip(ended, seen[1], strict=True))
     assert not torch.equal(ended[0], seen[4][0])
     again, final = run(build("llama"), spec, checkpoint=path, validate=lambda: 0.0)
-    assert again.stopped == "early"
+    assert (again.stopped, again.best_step) == ("early", 2)
     assert equal(final, weights(bound))
 
 

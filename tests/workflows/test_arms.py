@@ -24,11 +24,13 @@ from precise_shield.workflows.chat import Chat
 from precise_shield.workflows.config import parse_config
 from precise_shield.workflows.context import started
 from precise_shield.workflows.evaluate import comparisons
+from precise_shield.workflows.held_out import validation_rows
 from precise_shield.workflows.identify import identify
 from precise_shield.workflows.parts import parts_of
 from precise_shield.workflows.plans import arm_names, plans
 from precise_shield.workflows.search import matched, search_facts, settle
 from precise_shield.workflows.sections.gate import SearchSection
+from precise_shield.workflows.stopping import stop_of
 
 CONFIG = """
 name: arms
@@ -323,3 +325,28 @@ def test_a_transfer_matrix_is_one_line_of_a_configuration(tmp_path, run):
         parts_of(changed("align.transfer=[{by: modality}]"))
     with pytest.raises(ConfigError, match="two trainings on a part of the data are named 'from-"):
         parts_of(changed("align.transfer=[{by: language}, {by: language}]"))
+
+
+def test_every_arm_stops_by_the_same_cell_and_says_at_which_step(run):
+    """A cell that only gets worse: the first look is kept, and patience ends the training."""
+    changes = ["align.arms=[]", "align.zero_shot=[]", "align.max_steps=6", "align.epochs=9",
+               "data.sources.0.limit=4", "align.learning_rate=0.5",
+               "align.early_stop={cells: [en/text], every: 1, patience: 2}"]  # fmt: skip
+    text = CONFIG.format(model=run.config.model.path)
+    again = started(parse_config(text, changes), run.folder, quiet=True)
+    looked = stop_of(again)
+    seen = {row.group for row in validation_rows(again, "search")}
+    assert not seen & {row.group for row in validation_rows(again, "gate")}
+    for arm in align(again):
+        receipt, path = arm.receipt, arm.delta_path.with_name("metrics.jsonl")
+        assert receipt.best_step == 1 + receipt.validations.index(min(receipt.validations))
+        assert len(receipt.validations) == receipt.steps
+        assert receipt.stopped == ("early" if receipt.steps < 6 else "done")
+        written = [json.loads(line)["step"] for line in path.read_text().splitlines()]
+        assert written == list(range(1, receipt.steps + 1))
+        with applied(again.bound, arm.delta()):  # the kept weights are the best look's
+            assert looked.look() == pytest.approx(min(receipt.validations), rel=1e-4)
+        assert looked.look() != pytest.approx(min(receipt.validations), rel=1e-4)
+    with pytest.raises(ConfigError, match="there is no 'sw/text' among the prompts"):
+        other = parse_config(text, [*changes, "align.early_stop.cells=[sw/text]"])
+        stop_of(started(other, run.folder, quiet=True))

@@ -5,6 +5,7 @@ import pytest
 from precise_shield.core.summary import Condition, RateRow
 from precise_shield.evaluate.bootstrap import GroupedDifference
 from precise_shield.workflows.claims import _suppression, _tuning, _unseen, sign_of
+from precise_shield.workflows.claims_groups import resourced, sides_apart
 from precise_shield.workflows.evaluate import Evaluation
 from precise_shield.workflows.sections.align import ZeroShotSection
 
@@ -101,3 +102,42 @@ def test_what_random_rows_carry_over_as_well_is_no_transfer(against_base, agains
     claim = _unseen(found({"attack_success": 9}, effects), condition, ZeroShotSection(name="zs"))
     assert claim.verdict == verdict
     assert "against zs-random-0" in claim.measured
+
+
+def test_uneven_refusal_is_judged_by_an_interval_over_whole_groups():
+    """Twenty requests in two places; a difference of 50 points, then none, then one group."""
+    groups = {f"{side}{i}": str(i) for side in "nf" for i in range(20)}
+    near = {f"n{i}": i % 4 == 0 for i in range(20)}
+    far = {f"f{i}": i % 4 != 1 for i in range(20)}
+    apart = sides_apart(near, far, groups)
+    assert apart.difference == pytest.approx(0.5)
+    assert 0.2 < apart.low < 0.5 < apart.high < 0.8
+    alike = sides_apart(near, {f"f{i}": i % 4 == 0 for i in range(20)}, groups)
+    assert (alike.difference, alike.low, alike.high) == (0.0, 0.0, 0.0)  # paired by group
+    unpaired = sides_apart(near, {f"f{i}": i % 4 == 1 for i in range(20)}, groups)
+    assert unpaired.low < 0 < unpaired.high
+    one = sides_apart({"n0": False, "n1": None}, {"f0": True}, groups)
+    assert (one.difference, one.unscored) == (1.0, 1)
+    assert one.low != one.low
+
+
+@pytest.mark.parametrize(
+    ("sizes", "verdict"),
+    [
+        ((9, 9, 1, 2, 3, 4, 5, 6, 7, 8), "holds"),
+        ((7, 9, 1, 2, 3, 4, 5, 6, 8, 10), "unclear"),
+        ((1, 2, 3, 4, 5, 6, 7, 8, 9, 10), "does not hold"),
+        ((9, 8, 1), "not testable"),
+        ((9, 8), "not testable"),
+    ],
+)
+def test_more_neurons_in_high_resource_languages_is_an_exact_test(sizes, verdict):
+    from types import SimpleNamespace
+
+    config = SimpleNamespace(identify=SimpleNamespace(high_resource=["en", "zh"]))
+    names = ["en", "zh", *(f"x{i}" for i in range(8))][: len(sizes)]
+    sets = [SimpleNamespace(name=f"{n}/text", size=s) for n, s in zip(names, sizes, strict=True)]
+    sets.append(SimpleNamespace(name="all", size=999))
+    claim = resourced(config, SimpleNamespace(sets=sets))
+    assert claim.verdict == verdict
+    assert ("p = " in claim.measured) == (len(sizes) > 2)

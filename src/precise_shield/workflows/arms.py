@@ -12,7 +12,7 @@ import torch
 from precise_shield import __version__
 from precise_shield.align.amplify import COUNTS, FORM, amplified
 from precise_shield.align.checkpoint import checkpoint_step
-from precise_shield.align.delta import Form, LoraRows, tuning
+from precise_shield.align.delta import Deltas, Form, LoraRows, tuning
 from precise_shield.align.fit import FitResult, StepInfo, fit
 from precise_shield.align.losses import TrainBatch
 from precise_shield.align.lowrank import low_rank
@@ -206,6 +206,39 @@ def _fit(
             " lower align.micro_batch"
         )
     before = seal(bound, neurons, form)
+    deltas, result = _learn(run, stage, plan, form, spec)
+    sparse = deltas.sparse()
+    try:
+        receipt = make_receipt(
+            bound,
+            before,
+            sparse,
+            form,
+            deltas.counts(),
+            condition="",
+            steps=result.steps,
+            learning_rate=spec.learning_rate,
+            final_loss=result.losses[-1] if result.losses else None,
+        )
+    finally:
+        undo(bound, sparse)
+    if not crew().leads:
+        return
+    if result.best_step is not None:
+        receipt = receipt.model_copy(update=ended(result))
+    stored = StoredReceipt(receipt, before, neurons, form, written(sparse))
+    made = recipe_of(run, sparse, spec)
+    keep(stage, replace(sparse, recipe=made), stored)
+    small = low_rank(deltas)
+    if small is not None:
+        again(stage, "lowrank.safetensors", replace(small, recipe=made).save)
+
+
+def _learn(
+    run: Run, stage: Stage, plan: Plan, form: Form, spec: FitSpec
+) -> tuple[Deltas, FitResult]:
+    """The training itself; the model holds its result afterwards."""
+    bound, neurons = run.bound, plan.neurons
     batches, stop = _Batches(run, plan, spec), stop_of(run)
     done = checkpoint_step(stage.path("checkpoint"))
     with (
@@ -235,31 +268,7 @@ def _fit(
                 cache=cache_of(run, plan, spec),
                 note=run.reporter.say,
             )
-    sparse = deltas.sparse()
-    try:
-        receipt = make_receipt(
-            bound,
-            before,
-            sparse,
-            form,
-            deltas.counts(),
-            condition="",
-            steps=result.steps,
-            learning_rate=spec.learning_rate,
-            final_loss=result.losses[-1] if result.losses else None,
-        )
-    finally:
-        undo(bound, sparse)
-    if not crew().leads:
-        return
-    if stop is not None:
-        receipt = receipt.model_copy(update=ended(result))
-    stored = StoredReceipt(receipt, before, neurons, form, written(sparse))
-    made = recipe_of(run, sparse, spec)
-    keep(stage, replace(sparse, recipe=made), stored)
-    small = low_rank(deltas)
-    if small is not None:
-        again(stage, "lowrank.safetensors", replace(small, recipe=made).save)
+    return deltas, result
 
 
 def ended(result: FitResult) -> dict[str, Any]:
