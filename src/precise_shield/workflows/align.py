@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from precise_shield.workflows.arms import Arm, make
+from precise_shield.workflows.arms import Arm, configured, make
 from precise_shield.workflows.context import Run
 from precise_shield.workflows.damping import damping_arms
 from precise_shield.workflows.identify import identify
-from precise_shield.workflows.plans import plans
 from precise_shield.workflows.search import settle
 from precise_shield.workflows.space import planned
 

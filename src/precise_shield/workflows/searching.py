@@ -52,6 +52,7 @@ def search(run: Run, trials: int | None = None) -> SearchFacts:
         ConfigError: Optuna is needed and not installed.
     """
     run.config = with_search(run.config, trials)
+    run.memo.clear()
     align(run)
     found = search_facts(run)
     if found is None:
