@@ -42,7 +42,7 @@ from precise_shield.evaluate.statistics import auc
 from precise_shield.intervene.edits import intervening, suppress
 from precise_shield.models.bind import BoundModel
 from precise_shield.models.readout import FirstTokenReadout
-from precise_shield.workflows.arms import Arm, Settings, configured, make
+from precise_shield.workflows.arms import Arm, configured, make
 from precise_shield.workflows.conditions import State, aligned_state, base_state, respond
 from precise_shield.workflows.context import Run
 from precise_shield.workflows.openings import log_opening
@@ -100,7 +100,7 @@ class Study:
 
 def trial(run: Run, plan: Plan, rate: float) -> Row:
     """One training, measured on validation prompts."""
-    settings = Settings(rate, configured(run).max_steps, configured(run).factor)
+    settings = replace(configured(run), learning_rate=rate)
     try:
         arm = make(run, plan, settings)
     except NumericError as error:

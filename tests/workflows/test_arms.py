@@ -10,6 +10,7 @@ import torch
 
 import tiny_folders
 from precise_shield.align.amplify import amplified
+from precise_shield.align.delta import DirectUnits
 from precise_shield.align.sparse import SparseDelta, applied
 from precise_shield.core.errors import ConfigError, EmptyCellError
 from precise_shield.core.records import Cell, Response
@@ -19,7 +20,7 @@ from precise_shield.intervene.edits import intervening, scale
 from precise_shield.models.encoding import encode
 from precise_shield.workflows import pairs
 from precise_shield.workflows.align import align
-from precise_shield.workflows.arms import configured, make
+from precise_shield.workflows.arms import configured, make, stored_bytes
 from precise_shield.workflows.chat import Chat
 from precise_shield.workflows.config import parse_config
 from precise_shield.workflows.context import started
@@ -95,6 +96,10 @@ def test_arms_are_what_their_names_say(run, arms):
     assert abs(sizes["lora-matched"] - with_a) <= abs(sizes["lora"] - with_a)
     # full: every weight of gate, up and down of three layers, hidden 16, width 24
     assert sizes["full"] == 3 * 3 * 16 * 24
+    full = stored_bytes(run.bound, arms["full"].neurons, DirectUnits())
+    assert full == 2 * 4 * sizes["full"]  # old and new, float32
+    kept = sum(c.old.nbytes + c.new.nbytes for c in arms["full"].delta().changes)
+    assert kept == full
     assert arms["english"].neurons == chosen.neurons
     assert not arms["english-random-0"].neurons & chosen.neurons
 

@@ -2,10 +2,11 @@
 
 import pytest
 
-from precise_shield.core.summary import Condition, RateRow
+from precise_shield.core.summary import Condition, NeuronFacts, RateRow, SetFacts
 from precise_shield.evaluate.bootstrap import GroupedDifference
 from precise_shield.workflows.claims import _suppression, _tuning, _unseen, sign_of
 from precise_shield.workflows.claims_groups import resourced, sides_apart
+from precise_shield.workflows.config import parse_config
 from precise_shield.workflows.evaluate import Evaluation
 from precise_shield.workflows.sections.align import ZeroShotSection
 
@@ -132,12 +133,14 @@ def test_uneven_refusal_is_judged_by_an_interval_over_whole_groups():
     ],
 )
 def test_more_neurons_in_high_resource_languages_is_an_exact_test(sizes, verdict):
-    from types import SimpleNamespace
-
-    config = SimpleNamespace(identify=SimpleNamespace(high_resource=["en", "zh"]))
+    config = parse_config("{model: {path: x}, data: {sources: []}}")
+    assert set(config.identify.high_resource) == {"en", "zh"}
     names = ["en", "zh", *(f"x{i}" for i in range(8))][: len(sizes)]
-    sets = [SimpleNamespace(name=f"{n}/text", size=s) for n, s in zip(names, sizes, strict=True)]
-    sets.append(SimpleNamespace(name="all", size=999))
-    claim = resourced(config, SimpleNamespace(sets=sets))
+    sets = [
+        SetFacts.model_construct(name=f"{n}/text", size=s)
+        for n, s in zip(names, sizes, strict=True)
+    ]
+    sets.append(SetFacts.model_construct(name="all", size=999))
+    claim = resourced(config, NeuronFacts.model_construct(sets=sets))
     assert claim.verdict == verdict
     assert ("p = " in claim.measured) == (len(sizes) > 2)

@@ -17,7 +17,7 @@ from precise_shield.align.fit import FitResult, StepInfo, fit
 from precise_shield.align.losses import TrainBatch
 from precise_shield.align.lowrank import low_rank
 from precise_shield.align.receipt import StoredReceipt, make_receipt, seal
-from precise_shield.align.slices import fingerprint
+from precise_shield.align.slices import fingerprint, slices_of
 from precise_shield.align.sparse import SparseDelta, applied, undo
 from precise_shield.align.spec import FitSpec
 from precise_shield.core.parallel import crew
@@ -26,6 +26,7 @@ from precise_shield.core.sites import NeuronSet
 from precise_shield.core.store import Stage, digest
 from precise_shield.core.summary import Condition, Receipt
 from precise_shield.data.contrast import picture_hash
+from precise_shield.models.bind import BoundModel
 from precise_shield.models.encoding import encode, mixes
 from precise_shield.workflows.caching import cache_of
 from precise_shield.workflows.context import Run
@@ -35,6 +36,9 @@ from precise_shield.workflows.tracking import tracked
 
 FILES = 2
 """Schema of a training's stage folder."""
+
+LARGE = 2**26
+"""Bytes of a delta from which its size is announced before training."""
 
 
 @dataclass(frozen=True)
@@ -205,6 +209,11 @@ def _fit(
             f"{idle} of {crew().size} processes have no pass to do in a step of {spec.accumulate};"
             " lower align.micro_batch"
         )
+    size = stored_bytes(bound, neurons, form)
+    if size >= LARGE:
+        run.reporter.say(
+            f"{plan.condition.name} will store {size / 2**20:,.0f} MiB of old and new weights"
+        )
     before = seal(bound, neurons, form)
     deltas, result = _learn(run, stage, plan, form, spec)
     sparse = deltas.sparse()
@@ -232,6 +241,14 @@ def _fit(
     small = low_rank(deltas)
     if small is not None:
         again(stage, "lowrank.safetensors", replace(small, recipe=made).save)
+
+
+def stored_bytes(bound: BoundModel, neurons: NeuronSet, form: Form) -> int:
+    """How large the delta of a training will be: every slice it may change, old and new."""
+    return sum(
+        2 * len(one.index) * one.fan * one.weight.element_size()
+        for one in slices_of(bound, neurons, form.roles)
+    )
 
 
 def _learn(

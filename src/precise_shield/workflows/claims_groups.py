@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import nan
+from typing import Literal
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from precise_shield.evaluate.bootstrap import DRAWS, GroupedDifference
 from precise_shield.workflows.config import Config
 from precise_shield.workflows.evaluate import Evaluation
 
+Outcome = Literal["holds", "does not hold", "unclear", "not testable"]
 PS = "Precise Shield, arXiv 2604.08881"
 
 
@@ -33,10 +35,9 @@ def uneven(config: Config, found: Evaluation) -> list[Claim]:
     if not all(sides):
         return []
     near, far = ([hit for hit in side.values() if hit is not None] for side in sides)
-    change = sides_apart(*sides, groups={row.id: row.group for row in harmful})
-    if change.low != change.low:
-        verdict = "not testable"
-    else:
+    change = sides_apart(sides[0], sides[1], {row.id: row.group for row in harmful})
+    verdict: Outcome = "not testable"
+    if change.low == change.low:
         verdict = "holds" if change.low > 0 else "does not hold" if change.high <= 0 else "unclear"
     shares = [f"{sum(hits) / len(hits):.1%} (n={len(hits)})" if hits else "undefined (n=0)"
               for hits in (near, far)]  # fmt: skip
@@ -101,7 +102,8 @@ def resourced(config: Config, facts: NeuronFacts) -> Claim:
             sizes.setdefault(language, []).append(one.size)
     means = {language: sum(each) / len(each) for language, each in sorted(sizes.items())}
     inside = [language in high for language in means]
-    verdict, measured = "not testable", "there is only one group of languages"
+    verdict: Outcome = "not testable"
+    measured = "there is only one group of languages"
     if any(inside) and not all(inside):
         change, p, count = group_difference(list(means.values()), inside)
         near = [mean for mean, chosen in zip(means.values(), inside, strict=True) if chosen]
@@ -122,5 +124,5 @@ def resourced(config: Config, facts: NeuronFacts) -> Claim:
         source=f"{PS}, Figure 3",
         reported="6.2-6.8 k in EN and ZH, 5.3-5.9 k in the others",
         measured=measured,
-        verdict=verdict,  # type: ignore[arg-type]
+        verdict=verdict,
     )
