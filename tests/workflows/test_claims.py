@@ -133,7 +133,7 @@ def test_uneven_refusal_is_judged_by_an_interval_over_whole_groups():
     ],
 )
 def test_more_neurons_in_high_resource_languages_is_an_exact_test(sizes, verdict):
-    config = parse_config("{model: {path: x}, data: {sources: []}}")
+    config = parse_config("{model: {path: x}, data: {sources: [{source: sandbox}]}}")
     assert set(config.identify.high_resource) == {"en", "zh"}
     names = ["en", "zh", *(f"x{i}" for i in range(8))][: len(sizes)]
     sets = [
