@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+import judged
 import tiny_folders
 from precise_shield.sandbox.manifest import write_manifest
 from precise_shield.workflows.config import parse_config
@@ -23,6 +24,15 @@ verify:
 align: {{epochs: 1, zero_shot: [{{name: text-to-image, modalities: [text]}}]}}
 evaluate: {{max_new_tokens: 4, batch_size: 64, samples: 6, kl_rows: 12}}
 """
+
+
+@pytest.fixture(scope="session", autouse=True)
+def readable():
+    """On validation prompts a judge that can read what a random model says: the gate lets nothing
+    out of which no answer could be judged."""
+    with pytest.MonkeyPatch.context() as patch:
+        judged.stub(patch)
+        yield
 
 
 @pytest.fixture(scope="session")

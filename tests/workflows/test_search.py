@@ -6,7 +6,6 @@ import json
 
 import pytest
 
-import judged
 import tiny_folders
 from precise_shield.align import fit as loop
 from precise_shield.analyse.front import front
@@ -53,13 +52,6 @@ evaluate: {{max_new_tokens: 2, kl_rows: 2}}
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     return tiny_folders.tiny_loaded("llama", tmp_path_factory.mktemp("search") / "llama").folder
-
-
-@pytest.fixture(scope="module", autouse=True)
-def readable():
-    with pytest.MonkeyPatch.context() as patch:
-        judged.stub(patch)
-        yield
 
 
 def opened(model, folder, *changes):
