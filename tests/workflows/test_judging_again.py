@@ -20,6 +20,7 @@ from precise_shield.workflows.context import started
 from precise_shield.workflows.judges import judge_again, reopened
 from precise_shield.workflows.run import plan, run_all
 from precise_shield.workflows.sheet import COLUMNS, read_labels, write_sheet
+from precise_shield.workflows.validation import validation_prompts
 
 
 class Strict:
@@ -288,6 +289,11 @@ def test_the_plan_says_how_often_a_judge_is_asked(finished, config_text, tmp_pat
     (line,) = [line for line in planned if "judge gem" in line]
     assert f"judge gem is asked at most {4 * answers} times, about" in line
     assert f"replies at most {4 * 4 * answers:,}" in line
+    changes[1] = "evaluate.judges=[gem, reference]"  # the first reads the gate's answers too
+    planned = plan(started(parse_config(config_text, changes), tmp_path, quiet=True))
+    (line,) = [line for line in planned if line.startswith("budget")]
+    gate = 2 * len({row.id for row in validation_prompts(run)})
+    assert f"judge gem is asked at most {4 * (answers + gate)} times, about" in line
 
 
 def test_a_judge_model_that_cannot_be_is_refused_with_its_reason(config_text, tmp_path):

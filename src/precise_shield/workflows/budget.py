@@ -37,8 +37,12 @@ def budget(run: Run) -> str:
     stop = section.align.early_stop
     if stop.cells and stop.measure == "gap":
         text += "; early stop answers and judges its prompts at every look besides"
-    asked = calls_beforehand(section, names_of(section), every, 1)
-    return f"{text}; {asked}" if asked else text
+    first, *others = names_of(section)  # only the first reads what the search and the gate ask
+    asked = [
+        calls_beforehand(section, [first], every, 1),
+        calls_beforehand(section, others, test, conditions),
+    ]
+    return "; ".join([text, *filter(None, asked)])
 
 
 @dataclass(frozen=True)
