@@ -10,11 +10,12 @@ from align_tiny import batch, build, chosen, weights
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from precise_shield.align import frozen
 from precise_shield.align.delta import DirectUnits, LoraRows, tuning
 from precise_shield.align.fit import FitSpec, fit
 from precise_shield.align.frozen import CacheSpec
 from precise_shield.align.losses import TrainBatch
-from precise_shield.core.errors import ConfigError, StoreError
+from precise_shield.core.errors import ConfigError, StoreError, UnsupportedModelError
 from precise_shield.core.sites import NeuronSet, Site
 from precise_shield.models.bind import bind
 from precise_shield.models.decoder import blocks
@@ -147,6 +148,36 @@ def test_pairs_meet_the_same_base_model_from_the_cache():
     assert equal(plain, cached)
     assert plain[0][0] == pytest.approx(2 * 0.6931472 / 2, rel=1e-5)
     assert plain[0][-1] != plain[0][0]
+
+
+def test_pairs_with_a_kl_term_keep_both_also_in_a_folder_of_pairs_alone(tmp_path):
+    spec = replace(SPEC, objective="dpo", kl_weight=0.5)
+    train(build("llama"), 1, CacheSpec(tmp_path), replace(spec, kl_weight=0.0))
+    rows = [replace(padded(build("llama"), seed), benign=torch.tensor([True] + [False] * 3))
+            for seed in (0, 1)]  # fmt: skip
+    plain, *cached = (
+        train(build("llama"), 1, cache, spec, batches=lambda epoch: rows)
+        for cache in (None, CacheSpec(), CacheSpec(tmp_path))
+    )
+    assert all(equal(plain, each) for each in cached)
+    assert plain[0] != train(build("llama"), 1, None, replace(spec, kl_weight=0.0))[0]
+
+
+def test_pictures_are_checked_although_words_alone_came_first(monkeypatch):
+    """A family whose blocks are given more from below is refused once a batch shows it."""
+    bound, real = build("llava"), frozen.arrival
+
+    def losing(bound, inputs, layer, *, through):
+        given, final = real(bound, inputs, layer, through=through)
+        return replace(given, hidden=given.hidden * (1 - 0.5 * ("pixel_values" in inputs))), final
+
+    monkeypatch.setattr(frozen, "arrival", losing)
+    seeing = padded(bound, 1)
+    words = {n: v for n, v in seeing.inputs.items() if n in ("input_ids", "attention_mask")}
+    blind = replace(seeing, inputs=words, pictures=())
+    train(bound, 1, CacheSpec(), batches=lambda epoch: [blind, blind])
+    with pytest.raises(UnsupportedModelError, match="from below that is not kept"):
+        train(bound, 1, CacheSpec(), batches=lambda epoch: [blind, seeing])
 
 
 @pytest.mark.parametrize("where", ["memory", "disk"])

@@ -107,8 +107,12 @@ class Kept(Frozen):
         self.enters = self.layer > 0 or sees(self.bound)
         self.pairs, self.drifts = spec.objective == "dpo", spec.kl_weight > 0
         self.entrances = self._shelf(f"block-{self.layer:03d}")
-        self.base = self._shelf(f"base-{'pairs' if self.pairs else 'benign'}")
-        self.checked = False
+        self.base = self._shelf("-".join(["base", *self._asked()]))
+        self.checked: set[bool] = set()  # batches with pictures, and those without
+
+    def _asked(self) -> list[str]:
+        """What the base model is asked for."""
+        return ["pairs"] * self.pairs + ["benign"] * (self.drifts or not self.pairs)
 
     def _shelf(self, name: str) -> Shelf:
         if self.cache.folder is None:
@@ -171,15 +175,17 @@ class Kept(Frozen):
     def _put(self, number: int, items: Sequence[TrainBatch]) -> None:
         asked = self.pairs or self.drifts
         lacking = not self.entrances.has(number), asked and not self.base.has(number)
-        if not any(lacking) and (self.checked or not self.enters):
+        if not any(lacking) and (len(self.checked) == 2 or not self.enters):
             return
         batch = items[number].to(self.bound.device)
         with_base = self.pairs or (self.drifts and bool(batch.benign.any()))
         enters = self._enters(batch)
+        check = enters and (PIXELS[0] in batch.inputs) not in self.checked
+        if not (any(lacking) or check):
+            return
         if not (enters or with_base):
             entrance = final = None
         else:
-            check = enters and not self.checked
             with self.deltas.off():
                 entrance, final = arrival(
                     self.bound, batch.inputs, self.layer, through=with_base or check
@@ -189,7 +195,7 @@ class Kept(Frozen):
             self.entrances.put(number, self._split(batch, rows, entrance) if enters else {})
         if lacking[1]:
             self.base.put(number, self._base(batch, rows, final) if with_base else {})
-        if enters and not self.checked:
+        if check:
             self._check(batch, final)
 
     def _check(self, batch: TrainBatch, final: Tensor | None) -> None:
@@ -206,7 +212,7 @@ class Kept(Frozen):
                 f" {gap:.3g} away from its own hidden state, so its blocks are given something"
                 " from below that is not kept. Set align.cache.where: off."
             )
-        self.checked = True
+        self.checked.add(PIXELS[0] in batch.inputs)
 
     def _enters(self, batch: TrainBatch) -> bool:
         return self.layer > 0 or PIXELS[0] in batch.inputs
@@ -264,16 +270,18 @@ class Kept(Frozen):
         """What the base model has at the answers, row by row."""
         assert final is not None
         mask = batch.predicting()
+        found: dict[str, Tensor] = {}
         if self.pairs:
             logits = head(self.bound, final[mask.to(final.device)])
-            said = said_at(batch, mask, logits)
-            each = row_logprobs(said, batch).cpu()
-            return {f"p/{row.key}": each[place].clone() for place, row in enumerate(rows)}
-        return {
-            f"s/{row.key}": final[place][mask[place]].to("cpu", copy=True)
-            for place, row in enumerate(rows)
-            if bool(batch.benign[place])
-        }
+            each = row_logprobs(said_at(batch, mask, logits), batch).cpu()
+            found |= {f"p/{row.key}": each[place].clone() for place, row in enumerate(rows)}
+        if self.drifts:
+            found |= {
+                f"s/{row.key}": final[place][mask[place]].to("cpu", copy=True)
+                for place, row in enumerate(rows)
+                if bool(batch.benign[place])
+            }
+        return found
 
     @contextmanager
     def under(self, batch: TrainBatch) -> Iterator[TrainBatch]:
