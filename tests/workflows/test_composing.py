@@ -80,6 +80,41 @@ def test_two_deltas_compose_with_one_proof_and_come_off_one_by_one(
     assert not same(expected, weights(model_folder))
 
 
+def test_a_second_delta_is_held_against_its_own_gate_too(two, model_folder, tmp_path):
+    """--force writes what nobody measured together, and never what was seen to weaken."""
+    one, other = two
+    delta = SparseDelta.load(other)
+
+    def beside(name, **changed):
+        recipe = {**delta.recipe, **changed}
+        path = tmp_path / name
+        dataclasses.replace(delta, recipe=recipe).save(path)
+        return path
+
+    gate, receipt = delta.recipe["gate"], delta.recipe["receipt"]
+    weaker = beside("weaker", gate={**gate, "weaker": "attack success rose"})
+    damped = {**receipt, "receipt": {**receipt["receipt"], "form": "damped"}}
+    safer = {**gate["aligned"], "attack_success": 0.0, "gap": 1.0}
+    base = {**gate["base"], "attack_success": 1.0, "gap": 0.0}
+    damping = beside("damping", receipt=damped, gate={**gate, "aligned": safer, "base": base})
+    silent = dataclasses.replace(delta.changes[0], new=torch.zeros_like(delta.changes[0].new))
+    silencing = tmp_path / "silencing"
+    dataclasses.replace(delta, changes=(silent, *delta.changes[1:])).save(silencing)
+    plain = {k: v for k, v in delta.recipe.items() if k != "gate"}
+    dataclasses.replace(delta, recipe=plain).save(tmp_path / "ungated")
+    for path, error, words in [
+        (weaker, GateError, "weaker than its base is never written"),
+        (damping, GateError, "goes into its base model alone"),
+        (silencing, GateError, "suppresses neurons"),
+        (tmp_path / "ungated", StoreError, "how its model fared"),
+    ]:
+        with pytest.raises(error, match=words):
+            apply(one, section(model_folder), tmp_path / "out", beside=[path], force=True)
+    with pytest.raises(GateError, match="goes into its base model alone"):
+        apply(damping, section(model_folder), tmp_path / "out", beside=[one], force=True)
+    assert not (tmp_path / "out").exists()
+
+
 def test_deltas_of_the_same_slices_are_refused_with_their_number(two, model_folder, tmp_path):
     one, _ = two
     delta = SparseDelta.load(one)

@@ -56,20 +56,20 @@ def apply(
         delta: the delta's file.
         model: its base model, or one that holds deltas of `beside`.
         out: folder to write; it must not exist.
-        beside: exact deltas in the result too: in `model` already, or put in before.
+        beside: exact deltas in the result too: in `model` already, or put in before; what is put
+            in passes its own gate.
         force: although a limit is broken; with `beside`, although no gate saw all.
 
     Raises:
         StoreError: `out` exists, or the file is no delta that was exported.
-        GateError: the delta broke a limit and `force` is off, or only weakens.
+        GateError: a delta that is put in broke a limit and `force` is off, or only weakens; or it
+            damps and would not be alone.
         ReceiptError: another base, the delta is in already, or two change the same slices.
     """
     must_be_free(out)
     found, others = read_delta(delta), [_exact(path) for path in beside]
     card, stored, facts = passport_of(delta, found.recipe)
-    if stored.receipt.form == "damped":
-        require_stronger(facts)
-    require_gate(facts, force=force)
+    _may_go_in(delta, stored, facts, alone=not others, force=force)
     if others and not force:
         raise GateError(
             f"{delta.name} and {len(others)} other{'s' * (len(others) > 1)} passed their gates"
@@ -79,6 +79,11 @@ def apply(
     already = [other for other in others if holds(bound, other)]
     exact = _exactly(bound, found, already)
     _no_silence(exact, "new")
+    for path, other in zip(beside, others, strict=True):
+        if not any(other is each for each in already):
+            _, theirs, how = passport_of(path, other.recipe)
+            _may_go_in(path, theirs, how, alone=False, force=force)
+            _no_silence(other, "new")
     if others:
         members = [
             Member(path.name, other, _stored(path, other.recipe))
@@ -100,6 +105,20 @@ def apply(
         finish=partial(stamp, facts=facts),
     )
     return out
+
+
+def _may_go_in(
+    path: Path, stored: StoredReceipt, facts: GateFacts, *, alone: bool, force: bool
+) -> None:
+    """Let a delta into a model as its own gate allows."""
+    if stored.receipt.form == "damped":
+        require_stronger(facts)
+        if not alone:
+            raise GateError(
+                f"{path.name} damps neurons, and only its own model was seen to be safer for it."
+                " It goes into its base model alone, not beside others, and not even with --force."
+            )
+    require_gate(facts, force=force)
 
 
 def _exactly(
