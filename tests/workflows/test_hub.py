@@ -117,6 +117,19 @@ def test_nothing_goes_without_its_card_or_changed_since_its_gate(passed, hub, tm
     (tmp_path / "more" / "extra.safetensors").write_bytes(b"x")
     with pytest.raises(StoreError, match="not among the files"):
         push(tmp_path / "more", NAME)
+    for name in ("older/model.safetensors", "pytorch_model.bin"):
+        kept = tmp_path / name.partition(".")[0].replace("/", "-")
+        shutil.copytree(passed / "merged", kept)
+        (kept / name).parent.mkdir(exist_ok=True)
+        (kept / name).write_bytes(b"another model")
+        with pytest.raises(StoreError, match=f"{name} is not among the files"):
+            push(kept, NAME)
+    shutil.copytree(passed / "peft", tmp_path / "scaled")
+    config = tmp_path / "scaled" / "adapter_config.json"
+    told = json.loads(config.read_text())
+    config.write_text(json.dumps({**told, "lora_alpha": -told["lora_alpha"]}))
+    with pytest.raises(StoreError, match=r"adapter_config\.json was changed after its gate"):
+        push(tmp_path / "scaled", NAME)
     delta = SparseDelta.load(passed / "delta")
     first = dataclasses.replace(delta.changes[0], new=delta.changes[0].new * 2)
     dataclasses.replace(delta, changes=(first, *delta.changes[1:])).save(tmp_path / "other")

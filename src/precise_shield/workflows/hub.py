@@ -26,9 +26,12 @@ from precise_shield.core.store import read_json, readable_errors
 from precise_shield.core.summary import GateFacts
 from precise_shield.models.files import first_line
 from precise_shield.workflows.deltas import passport_of, read_delta
-from precise_shield.workflows.stamp import GATE, file_hash, stamp
+from precise_shield.workflows.stamp import GATE, SPOKEN_FOR, file_hash, stamp
 
 Pushable = Literal["model", "adapter", "delta", "low-rank delta", "atlas"]
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx")
+"""Endings of files that can hold a model; none goes along that no gate saw."""
+
 DELTAS = ("delta.safetensors", "lowrank.safetensors")
 """Names of a delta in a repository: exact, or factors."""
 
@@ -157,7 +160,9 @@ def _fetched(name: str, files: tuple[str, ...], what: str) -> Path:
 
 
 def _sizes(folder: Path) -> dict[str, int]:
-    return {file.name: file.stat().st_size for file in sorted(folder.iterdir()) if file.is_file()}
+    """Everything that an upload of the folder sends, by its path in it."""
+    files = (file for file in sorted(folder.rglob("*")) if file.is_file())
+    return {file.relative_to(folder).as_posix(): file.stat().st_size for file in files}
 
 
 def _checked_folder(path: Path) -> Pushable:
@@ -168,7 +173,8 @@ def _checked_folder(path: Path) -> Pushable:
     except (KeyError, TypeError, ValidationError) as error:
         raise StoreError(f"{path / GATE} cannot be read ({type(error).__name__}).") from error
     _must_have_passed(facts)
-    there = {file.name for file in path.glob("*.safetensors")} | {"receipt.json"}
+    weights = {name for name in _sizes(path) if name.lower().endswith(WEIGHTS)}
+    there = weights | {file for file in SPOKEN_FOR if (path / file).is_file()} | {"receipt.json"}
     if odd := sorted(there ^ hashes.keys()):
         raise StoreError(f"{path}: {odd[0]} is not among the files that its gate speaks for.")
     if moved := sorted(name for name in hashes if file_hash(path / name) != hashes[name]):

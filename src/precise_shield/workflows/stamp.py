@@ -9,11 +9,14 @@ from pathlib import Path
 from precise_shield.core.summary import GateFacts
 
 GATE = "gate.json"
+SPOKEN_FOR = ("adapter_config.json", "config.json")
+"""Files that say how weights are read: an adapter's scale turns it into another one."""
 
 
 def stamp(folder: Path, facts: GateFacts) -> None:
     """Write `gate.json`: how the gate went, with a hash of every file that it speaks for."""
     files = [*sorted(folder.glob("*.safetensors")), folder / "receipt.json"]
+    files += [folder / name for name in SPOKEN_FOR if (folder / name).is_file()]
     content = {
         "schema_version": 1,
         "passed": facts.passed,
