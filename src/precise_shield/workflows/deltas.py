@@ -79,14 +79,9 @@ def apply(
     already = [other for other in others if holds(bound, other)]
     exact = _exactly(bound, found, already)
     _no_silence(exact, "new")
-    for path, other in zip(beside, others, strict=True):
-        if not any(other is each for each in already):
-            _, theirs, how = passport_of(path, other.recipe)
-            _may_go_in(path, theirs, how, alone=False, force=force)
-            _no_silence(other, "new")
     if others:
         members = [
-            Member(path.name, other, _stored(path, other.recipe))
+            _member(path, other, inside=any(other is each for each in already), force=force)
             for path, other in zip(beside, others, strict=True)
         ]
         for other in reversed(already):
@@ -119,6 +114,16 @@ def _may_go_in(
                 " It goes into its base model alone, not beside others, and not even with --force."
             )
     require_gate(facts, force=force)
+
+
+def _member(path: Path, delta: SparseDelta, *, inside: bool, force: bool) -> Member:
+    """One of several deltas; where it is not in the model already, its own gate lets it in."""
+    if inside:
+        return Member(path.name, delta, _stored(path, delta.recipe))
+    _, stored, facts = passport_of(path, delta.recipe)
+    _may_go_in(path, stored, facts, alone=False, force=force)
+    _no_silence(delta, "new")
+    return Member(path.name, delta, stored)
 
 
 def _exactly(
