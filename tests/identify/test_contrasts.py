@@ -67,10 +67,11 @@ def test_refused_is_set_against_complied_within_harmful_prompts():
     choice = Selection(score="contrastive_difference", p=0.34)
     assert not further(stats, [PLACE], choice)
     add(stats, LOW, HARMFUL, [1.0, 1, 1.5], COMPLIED)
-    (one,) = further(stats, [PLACE], choice)
-    assert one.name == "refused:en/text"
+    one, other = further(stats, [PLACE], choice)
+    assert (one.name, other.name) == ("refused:en/text", "complied:en/text")
     assert masks(stats, one, choice).draw(0) == NeuronSet.of({LOW: [0]})
-    assert one.language == "en"
+    assert masks(stats, other, choice).draw(0) == NeuronSet.of({LOW: [2]})
+    assert one.language == other.language == "en"
 
 
 def test_a_category_is_a_marginal_against_all_benign_rows():
