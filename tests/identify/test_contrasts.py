@@ -70,7 +70,7 @@ def test_refused_is_set_against_complied_within_harmful_prompts():
     one, other = further(stats, [PLACE], choice)
     assert (one.name, other.name) == ("refused:en/text", "complied:en/text")
     assert masks(stats, one, choice).draw(0) == NeuronSet.of({LOW: [0]})
-    assert masks(stats, other, choice).draw(0) == NeuronSet.of({LOW: [2]})
+    assert masks(stats, other, choice).draw(0) == NeuronSet.of({LOW: [0]})  # a size has no sign
     assert one.language == other.language == "en"
 
 

@@ -223,6 +223,8 @@ def test_damping_is_the_edit_folded_in_and_never_forced_out(small, tmp_path, jud
     assert neurons
     assert not neurons & atlas.sets["all"]
     assert neurons & atlas.sets["complied:en/text"] == neurons
+    assert all(bool((told[site][list(ids)] > 0.5).all()) for site, ids in neurons.units.items())
+    assert any(bool((each == 0.5).any()) for each in told.values())  # higher in refusals
     arm, beside = damping_arms(run, atlas)
     assert (arm.condition.name, beside.condition.name) == ("damped", "random-damped-0")
     assert not beside.neurons & arm.neurons

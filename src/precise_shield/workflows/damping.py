@@ -126,15 +126,21 @@ def driving(run: Run, atlas: Atlas) -> NeuronSet:
             " prompts, at least two of each in a language; set identify.responses: own_refused."
         )
     found = evaluate(which, atlas.sets) - atlas.neurons - atlas.sets["all"]
-    return require(which, found, atlas.sets)
+    told = expertise(run)  # scores are sizes: half of what they find goes with refusals
+    driven = {
+        site: [unit for unit in units if told[site][unit] > 0.5]
+        for site, units in found.units.items()
+    }
+    return require(which, NeuronSet.of(driven), atlas.sets)
 
 
 def expertise(run: Run) -> dict[Site, Float[Tensor, " width"]]:
-    """How well each unit tells complied from refused answers: an AUROC in [0.5, 1].
+    """How well a unit's higher activation tells complied from refused answers: an AUROC.
 
-    Two normal distributions at a distance of d pooled standard deviations have the AUROC
-    `Phi(|d| / sqrt 2)`; only means and variances are streamed. Languages and modalities that have
-    both kinds of answer weigh the same.
+    In [0.5, 1]: a unit that is higher in refusals has 0.5, and is not to be damped. Two normal
+    distributions at a distance of d pooled standard deviations have the AUROC `Phi(d / sqrt 2)`;
+    only means and variances are streamed. Languages and modalities that have both kinds of answer
+    weigh the same.
     """
     stats, choice = collect_stats(run).stats(), replace(selection(run), score="effect_size")
     parts: dict[str, list[Part]] = {REFUSED: [], COMPLIED: []}
@@ -150,8 +156,8 @@ def expertise(run: Run) -> dict[Site, Float[Tensor, " width"]]:
         one, two = contrast.arms(stats, site, choice)
         weight = one.count + two.count - 2
         var = ((one.count - 1) * one.var + (two.count - 1) * two.var) / weight
-        gap = torch.where(var > 0, (one.mean - two.mean).abs() / var.clamp_min(1e-30).sqrt(), 0.0)
-        found[site] = (0.5 * (1 + torch.erf(gap / 2)))[0].float()
+        gap = torch.where(var > 0, (one.mean - two.mean) / var.clamp_min(1e-30).sqrt(), 0.0)
+        found[site] = (0.5 * (1 + torch.erf(gap.clamp(min=0) / 2)))[0].float()
     return found
 
 
