@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
+import unicodedata
 
 import pytest
 import torch
@@ -16,7 +18,9 @@ from precise_shield.cli import chat as command
 from precise_shield.core.errors import ConfigError, DataError, ReceiptError, StoreError
 from precise_shield.core.sites import NeuronSet
 from precise_shield.intervene.edits import intervening, suppress
+from precise_shield.models.encoding import Turn, encode
 from precise_shield.models.generation import generate
+from precise_shield.report.words import visible
 from precise_shield.workflows.chat import Answers, chat
 from precise_shield.workflows.run import read_summary
 
@@ -32,14 +36,15 @@ def _as_it_came(request):
     yield
     if "talk" in request.fixturenames:
         talk = request.getfixturevalue("talk")
-        talk.neurons_on, talk.image = True, None
+        talk.reset()
+        talk.neurons_on, talk.single = True, False
 
 
-def said_by(run, prompt, image=None):
+def said_by(run, prompt, image=None, history=()):
     modality = "text" if image is None else "text_dominant"
     row = tiny_folders.example(1, prompt, image)
     assert row.modality == modality
-    (answer,) = generate(run.loaded, [row], condition="base", max_new_tokens=12)
+    (answer,) = generate(run.loaded, [row], condition="base", max_new_tokens=12, history=history)
     return answer.text
 
 
@@ -54,7 +59,59 @@ def test_both_answers_are_those_of_the_two_models(finished, talk):
         with applied(run.bound, delta):
             assert found.after == said_by(run, prompt)
         differ += found.before != found.after
+        talk.reset()
     assert differ  # else the columns could be the same model
+
+
+def test_each_side_goes_on_from_its_own_answers(finished, talk, tmp_path):
+    """Three turns with two pictures; the second route keeps both histories by hand."""
+    run, summary = finished
+    delta = SparseDelta.load(run.folder / summary.receipts[0].delta)
+    red = tiny_folders.draw(tmp_path / "red.png")
+    green = tiny_folders.draw(tmp_path / "green.png", (3, 190, 20))
+    before, after = [], []
+    asked = [
+        ("Wo ist die Stadt?", None),
+        ("the king of the hill", red),
+        ("see", green),
+        ("x", None),
+    ]
+    for prompt, image in asked:
+        talk.attach(image)
+        found = talk.ask(prompt)
+        assert found.forgotten == 0
+        assert found.before == said_by(run, prompt, image, before)
+        with applied(run.bound, delta):
+            assert found.after == said_by(run, prompt, image, after)
+        before.append(Turn(prompt, found.before, image))
+        after.append(Turn(prompt, found.after, image))
+        assert talk.image is None  # it stays in its turn and is not shown again
+    assert talk.histories == (before, after)
+    assert before != after  # else the sides could share one history
+    talk.reset()
+    assert talk.ask("x").before == said_by(run, "x") != found.before
+
+
+def test_what_no_longer_fits_the_context_is_forgotten_on_both_sides(finished, talk):
+    run, _ = finished
+    for prompt in ("Where is the cat?", "Wo ist die Stadt?"):
+        talk.ask(prompt)
+    kept = [history[1:] for history in talk.histories]
+    row = tiny_folders.example(1, "the king")
+    needed = max(len(encode(run.loaded, [row], history=h).labels[0]) for h in kept)
+    text = talk.run.loaded.model.config.get_text_config()
+    most, text.max_position_embeddings = text.max_position_embeddings, needed + talk.tokens
+    try:
+        found = talk.ask("the king")
+        assert found.forgotten == 1
+        assert found.before == said_by(run, "the king", history=kept[0])
+        assert [len(history) for history in talk.histories] == [2, 2]
+        past = talk.histories
+        with pytest.raises(DataError, match="was made for"):
+            talk.ask("the king of the hill " * 40)
+        assert talk.histories == past  # what failed is no part of the conversation
+    finally:
+        text.max_position_embeddings = most
 
 
 def test_the_switch_holds_the_tuned_neurons_at_zero_and_lets_them_go(finished, talk):
@@ -63,6 +120,7 @@ def test_the_switch_holds_the_tuned_neurons_at_zero_and_lets_them_go(finished, t
     every = NeuronSet.of({site: range(spot.width) for site, spot in run.bound.sites.items()})
     talk = dataclasses.replace(talk, arm=dataclasses.replace(talk.arm, neurons=every))
     prompt = "Where is the cat?"
+    talk.single = True
     before = talk.ask(prompt)
     assert talk.switch() is False
     off = talk.ask(prompt)
@@ -73,13 +131,15 @@ def test_the_switch_holds_the_tuned_neurons_at_zero_and_lets_them_go(finished, t
     assert talk.ask(prompt) == before
 
 
-def test_a_picture_is_shown_until_it_is_taken_away(finished, talk, tmp_path):
+def test_alone_each_prompt_sees_the_picture_until_it_is_taken_away(finished, talk, tmp_path):
     run, _ = finished
+    talk.single = True
     path = tiny_folders.draw(tmp_path / "red.png")
     plain = talk.ask("What is this?")
     talk.attach(path)
     seen = talk.ask("What is this?")
     assert seen.before == said_by(run, "What is this?", path) != plain.before
+    assert talk.ask("What is this?") == seen
     with pytest.raises(DataError, match="no regular file"):
         talk.attach(str(tmp_path / "gone.png"))
     assert talk.image == path
@@ -127,7 +187,7 @@ def test_the_command_reads_a_pipe_line_by_line(finished, talk, tmp_path):
     path = tiny_folders.draw(tmp_path / "red.png")
     lines = [
         "Where is the cat?", "", "/switch", "Where is the cat?", "/nonsense", "/image nowhere.png",
-        "/switch", f"/image {path}", "What is this?", "/image", "/quit", "never asked",
+        "/switch", f"/image {path}", "What is this?", "/reset", "/quit", "never asked",
     ]  # fmt: skip
     done = CliRunner().invoke(
         app, ["chat", str(run.folder), "--tokens", "12"], input="\n".join(lines)
@@ -137,7 +197,7 @@ def test_the_command_reads_a_pipe_line_by_line(finished, talk, tmp_path):
     assert heads == ["before: ", "after:  "] * 3
     assert "tuned neurons off" in done.stdout
     assert f"picture: {path}" in done.stdout
-    assert "picture: none" in done.stdout
+    assert "a new conversation" in done.stdout
     assert "no such command" in done.stderr
     assert "nowhere.png is no regular file" in done.stderr
     assert "tuned neurons; commands:" in done.stderr
@@ -151,3 +211,41 @@ def test_control_characters_of_an_answer_are_words(capsys):
     assert out.splitlines() == [
         "before: a⟦U+001B⟧[2Jb⟦U+000D⟧c", "after:  d⟦U+202E⟧e", "        f […]"
     ]  # fmt: skip
+
+
+HOSTILE = (
+    "<script>alert(1)</script>", "[bold red]x[/bold red][link=http://x]y[/link]",
+    "\x1b]8;;http://x\x07link\x1b]8;;\x07", "\x9b2J\x07\x08\x7f", "\u2067abc\u2069\u200f\u2028",
+    "x\nafter:  forged", "\ud800", "{{ 7*7 }}",
+)  # fmt: skip
+
+
+STYLE = re.compile(r"\x1b\[[0-9;]*m")
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_hostile_answers_are_data_in_the_terminal(terminal, capsys, monkeypatch):
+    """In a pipe and in two columns: no sign acts, no markup is read, no line is forged."""
+    monkeypatch.setattr("sys.stdout.isatty", lambda: terminal)
+    monkeypatch.setenv("COLUMNS", "400")
+    command.show_answers(Answers("calm", "ok", (False, False)))
+    style = STYLE.findall(capsys.readouterr().out)  # the headings' own
+    for text in HOSTILE:
+        command.show_answers(Answers(text, "ok", (False, False)))
+        out = capsys.readouterr().out
+        assert STYLE.findall(out) == style
+        out = STYLE.sub("", out)
+        assert not [c for c in out if c != "\n" and unicodedata.category(c) in ("Cc", "Cf", "Cs")]
+        assert sum(line.startswith("after:  ") for line in out.splitlines()) == (not terminal)
+        for line in text.splitlines():
+            assert visible(line) in out  # it is there, as text
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_megabyte_answer_is_cut_with_its_count(terminal, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: terminal)
+    monkeypatch.setenv("COLUMNS", "400")
+    command.show_answers(Answers("<\u202e&" * 400_000, "ok", (True, False)))
+    out = capsys.readouterr().out
+    assert len(out) < 20 * command.LONGEST
+    assert f"{1_200_000 - command.LONGEST:,} characters left out" in out

@@ -246,6 +246,26 @@ def test_a_cell_that_a_spreadsheet_would_compute_is_made_inert(folder, tmp_path)
     assert {row["response"] for row in rows} == {"'=cmd()"}
 
 
+def test_a_sheet_of_hostile_and_huge_answers_shows_them_as_text_and_comes_back(folder, tmp_path):
+    """A long cell would be broken by Excel, and its rest be read as a formula."""
+    _, key = answers.read(folder)
+    stage = folder / "stages" / "answers" / key / "responses.jsonl"
+    before = stage.read_text()
+    huge = "a\x1b[2J\u202e\0\ud800" + "\U0001f600" * 500_000 + "\n=cmd()"
+    lines = [json.loads(line) for line in before.splitlines()]
+    for row in lines[:: len(lines) // 3]:
+        row["text"] = huge
+    stage.write_text("\n".join(map(json.dumps, lines)) + "\n")
+    write_sheet(folder, tmp_path / "sheet.csv", size=1000)
+    path, rows = labelled(tmp_path / "sheet.csv", lambda row: "safe")
+    (cell,) = {row["response"] for row in rows if "\U0001f600" in row["response"]}
+    assert cell.startswith("a⟦U+001B⟧[2J⟦U+202E⟧⟦U+0000⟧⟦U+D800⟧\U0001f600")
+    assert cell.endswith("characters left out]")
+    assert len(cell.encode("utf-16-le")) // 2 < 32_767
+    assert read_labels(folder, path, name="eva").judges
+    stage.write_text(before)
+
+
 def test_a_judge_behind_a_server_judges_a_finished_run_and_asks_nothing_twice(folder):
     """Config, cost, real HTTP, cache and agreement together."""
     unsafe = "Safety: Unsafe\nCategories: Violent\nRefusal: No"

@@ -14,7 +14,10 @@ from precise_shield.core.errors import UserError
 if TYPE_CHECKING:
     from precise_shield.workflows.chat import Answers, Chat
 
-HELP = "commands: /image PATH (or /image to take it away), /switch, /quit"
+HELP = "commands: /image PATH (or /image to take it away), /switch, /reset, /quit"
+
+LONGEST = 20_000
+"""Characters of an answer that are shown."""
 
 
 @app.command()
@@ -26,17 +29,23 @@ def chat(
     tokens: Annotated[
         int | None, typer.Option("--tokens", min=1, help="Longest answer; default as evaluated.")
     ] = None,
+    single: Annotated[
+        bool, typer.Option("--single", help="Each line is a conversation of its own.")
+    ] = False,
     device: Device = None,
     quiet: Quiet = False,
 ) -> None:
     """Ask the model before and after its alignment, side by side; nothing is saved.
 
-    A prompt a line, from a terminal or a pipe. `/image PATH` attaches a picture, `/switch` holds
-    the tuned neurons at zero in both models or lets them go, `/quit` ends.
+    A prompt a line, from a terminal or a pipe; each model goes on from its own answers.
+    `/image PATH` attaches a picture to the next line, `/switch` holds the tuned neurons at zero in
+    both models or lets them go, `/reset` starts a new conversation, `/quit` ends.
     """
     from precise_shield.workflows.chat import chat as work
 
-    talk = work(folder, condition=condition, tokens=tokens, device=device, quiet=quiet)
+    talk = work(
+        folder, condition=condition, tokens=tokens, single=single, device=device, quiet=quiet
+    )
     lines = typer.get_text_stream("stdin", encoding="utf-8", errors="replace")
     asking = sys.stdin.isatty()
     if not quiet:
@@ -63,21 +72,36 @@ def answered(talk: Chat, line: str) -> None:
         elif word == "/image":
             talk.attach(rest.strip() or None)
             typer.echo(f"picture: {visible(talk.image or 'none')}")
+        elif word == "/reset":
+            talk.reset()
+            typer.echo("a new conversation")
         elif word.startswith("/"):
             typer.echo(f"no such command; {HELP}", err=True)
         else:
-            show_answers(talk.ask(line))
+            answers = talk.ask(line)
+            if answers.forgotten:
+                typer.echo(
+                    f"the context is full: {answers.forgotten} of the oldest turns left out",
+                    err=True,
+                )
+            show_answers(answers)
     except UserError as error:
         typer.echo(f"error: {visible(str(error))}", err=True)
 
 
+def shown(text: str) -> str:
+    """An answer as data: control characters as words, what is beyond `LONGEST` counted."""
+    from precise_shield.report.words import cut, visible
+
+    head, left = cut(text, LONGEST)
+    return visible(head) + (f" … {left:,} characters left out" if left else "")
+
+
 def show_answers(answers: Answers) -> None:
     """Two columns on a terminal, one after the other in a pipe; control characters as words."""
-    from precise_shield.report.words import visible
-
     said = [
-        visible(text) + (" […]" if cut else "")
-        for text, cut in zip((answers.before, answers.after), answers.cut, strict=True)
+        shown(text) + (" […]" if ended else "")
+        for text, ended in zip((answers.before, answers.after), answers.cut, strict=True)
     ]
     if not sys.stdout.isatty():
         for head, text in zip(("before: ", "after:  "), said, strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -12,35 +13,56 @@ from PIL import Image
 from precise_shield.core.errors import DataError, LoadingError
 from precise_shield.core.images import open_image
 from precise_shield.core.records import Example
+from precise_shield.models.files import first_line
 from precise_shield.models.loading import LoadedModel
 
 Message = dict[str, Any]
+
+_END = 40
+"""Characters of a turn that are looked for in what the template wrote."""
 
 _FIXED: dict[str, Any] = {"date_string": "01 Jan 2026", "enable_thinking": False}
 """Template variables: no prompt depends on today's date, no answer starts with hidden thoughts."""
 
 
-def conversation(
-    loaded: LoadedModel, example: Example, system: str | None = None, prefix: str | None = None
-) -> list[Message]:
-    """The turns before the answer: an optional system turn, then picture and words.
+@dataclass(frozen=True)
+class Turn:
+    """An earlier request of a conversation, with the answer that it got."""
 
-    `prefix` is put before the user's words, on a line of its own.
+    prompt: str
+    answer: str
+
+    image: str | None = None
+    """Path of the picture that stood before the words, if there was one."""
+
+
+def conversation(
+    loaded: LoadedModel,
+    example: Example,
+    system: str | None = None,
+    prefix: str | None = None,
+    history: Sequence[Turn] = (),
+) -> list[Message]:
+    """The turns before the answer: an optional system turn, `history`, then picture and words.
+
+    `prefix` is put before the example's words, on a line of its own; earlier turns stay as
+    they are.
 
     Raises:
-        DataError: the example has a picture and the model sees none.
+        DataError: the example or an earlier turn has a picture and the model sees none.
     """
     words = example.prompt if prefix is None else f"{prefix}\n{example.prompt}"
-    if not loaded.has_images:
-        if example.image is not None:
-            raise DataError(
-                f"example {example.id!r} has a picture, but {loaded.spec.path} is a text-only"
-                " model. Take an image-and-text model, or only the cells of modality 'text'."
-            )
-        turns: list[Message] = [{"role": "user", "content": words}]
-    else:
-        picture = [] if example.image is None else [{"type": "image"}]
-        turns = [{"role": "user", "content": [*picture, {"type": "text", "text": words}]}]
+    if not loaded.has_images and (
+        example.image is not None or any(turn.image is not None for turn in history)
+    ):
+        raise DataError(
+            f"example {example.id!r} has a picture, but {loaded.spec.path} is a text-only"
+            " model. Take an image-and-text model, or only the cells of modality 'text'."
+        )
+    turns: list[Message] = []
+    for turn in history:
+        turns += [_user(loaded, turn.prompt, turn.image), _assistant(loaded, turn.answer)]
+    turns.append(_user(loaded, words, example.image))
     if system is None:
         return turns
     content: Any = [{"type": "text", "text": system}] if loaded.has_images else system
@@ -50,23 +72,65 @@ def conversation(
             return with_system
     except (TemplateError, TypeError):
         pass  # the template knows no system turn; the words go where it does look
+    if history:
+        first = replace(history[0], prompt=f"{system}\n{history[0].prompt}")
+        return conversation(loaded, example, None, prefix, [first, *history[1:]])
     merged = system if prefix is None else f"{system}\n\n{prefix}"
     return conversation(loaded, example, None, merged)
+
+
+def _user(loaded: LoadedModel, words: str, image: str | None) -> Message:
+    if not loaded.has_images:
+        return {"role": "user", "content": words}
+    picture = [] if image is None else [{"type": "image"}]
+    return {"role": "user", "content": [*picture, {"type": "text", "text": words}]}
+
+
+def _assistant(loaded: LoadedModel, words: str) -> Message:
+    said: Any = [{"type": "text", "text": words}] if loaded.has_images else words
+    return {"role": "assistant", "content": said}
 
 
 def prompt_text(loaded: LoadedModel, turns: list[Message]) -> str:
     """The turns as the chat template writes them, up to where the answer starts.
 
     Raises:
-        LoadingError: the template does not take such a conversation.
+        LoadingError: the template does not take such a conversation, or leaves out a part.
     """
+    several = any(turn["role"] == "assistant" for turn in turns)
     try:
-        return _render(loaded, turns, True)
+        text = _render(loaded, turns, True)
     except (TemplateError, TypeError) as error:
+        if several:
+            raise _one_turn_only(loaded, f"refuses them: {first_line(error)}") from None
         raise LoadingError(
             f"{loaded.spec.path}: the chat template fails ({error}). Pass another one with"
             " chat_template."
         ) from None
+    if several and not _holds_all(text, turns):
+        raise _one_turn_only(loaded, "leaves some of them out")
+    return text
+
+
+def _holds_all(text: str, turns: list[Message]) -> bool:
+    """Whether the end of each turn's words is there, in order; templates cut thoughts off."""
+    at = 0
+    for turn in turns:
+        said = turn["content"]
+        words = said if isinstance(said, str) else said[-1]["text"]
+        end = words.strip()[-_END:].strip()
+        found = text.find(end, at)
+        if found < 0:
+            return False
+        at = found + len(end)
+    return True
+
+
+def _one_turn_only(loaded: LoadedModel, why: str) -> LoadingError:
+    return LoadingError(
+        f"{loaded.spec.path}: the chat template takes no earlier turns; it {why}. Ask each prompt"
+        " in a conversation of its own, or give the run another template (model.chat_template)."
+    )
 
 
 def continuation(loaded: LoadedModel, turns: list[Message], prompt: str, response: str) -> str:
@@ -76,9 +140,8 @@ def continuation(loaded: LoadedModel, turns: list[Message], prompt: str, respons
     template trims the answer, or rewrites the prompt once there is one, the answer is
     appended as it is.
     """
-    said: Any = [{"type": "text", "text": response}] if loaded.has_images else response
     try:
-        full = _render(loaded, [*turns, {"role": "assistant", "content": said}], False)
+        full = _render(loaded, [*turns, _assistant(loaded, response)], False)
     except (TemplateError, TypeError):
         return response
     if not response or not full.startswith(prompt):
@@ -144,11 +207,12 @@ def picture(example: Example) -> Image.Image:
     """
     assert example.image is not None
     try:
-        return _open(example.image)
+        return picture_at(example.image)
     except DataError as error:
         raise DataError(f"example {example.id!r}: {error}") from None
 
 
 @lru_cache(maxsize=64)
-def _open(path: str) -> Image.Image:
+def picture_at(path: str) -> Image.Image:
+    """Open the picture of an earlier turn, as `picture` does that of an example."""
     return open_image(path)

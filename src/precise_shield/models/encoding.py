@@ -8,15 +8,18 @@ from typing import Any, Literal, TypeVar
 
 import torch
 from jaxtyping import Bool, Int
+from PIL import Image
 from torch import Tensor
 
 from precise_shield.core.errors import DataError
 from precise_shield.core.records import Example
 from precise_shield.models.chat import (
     Message,
+    Turn,
     adds_special_tokens,
     conversation,
     picture,
+    picture_at,
     prompt_text,
     response_tokens,
 )
@@ -89,6 +92,7 @@ def encode(
     side: Side = "right",
     system: str | None = None,
     prefix: str | None = None,
+    history: Sequence[Turn] = (),
 ) -> Encoded:
     """Write examples as the model's own chat template does, with answers where given.
 
@@ -103,21 +107,26 @@ def encode(
         side: where the padding goes.
         system: words of a system turn; merged into the user's where the template has none.
         prefix: words put before the user's own.
+        history: turns that come before each of the examples, oldest first.
 
     Raises:
-        DataError: a picture is missing or broken, or the model sees none.
+        DataError: a picture is missing or broken, or the model sees none, or not so many.
+        LoadingError: the chat template fails, or takes no earlier turns.
     """
     if not examples:
         raise DataError("there is nothing to encode: no examples were given.")
-    turns = [conversation(loaded, example, system, prefix) for example in examples]
+    turns = [conversation(loaded, example, system, prefix, history) for example in examples]
     texts = [
         prompt_text(loaded, each) + (example.prefill or "")
         for each, example in zip(turns, examples, strict=True)
     ]
+    earlier = [picture_at(turn.image) for turn in history if turn.image is not None]
+    prompts = _tokenize(loaded, examples, texts, earlier)
     if responses is None:
-        return encode_texts(loaded, examples, texts, side=side)
-    answers = response_tokens(loaded, turns, texts, responses)
-    return _collate(loaded, _tokenize(loaded, examples, texts), answers, side)
+        answers: list[list[int]] = [[] for _ in examples]
+    else:
+        answers = response_tokens(loaded, turns, texts, responses)
+    return _collate(loaded, prompts, answers, side)
 
 
 def encode_texts(
@@ -128,7 +137,7 @@ def encode_texts(
     Raises:
         DataError: a picture is missing or broken, or a text writes a picture's token without one.
     """
-    return _collate(loaded, _tokenize(loaded, examples, texts), [[] for _ in texts], side)
+    return _collate(loaded, _tokenize(loaded, examples, texts, []), [[] for _ in texts], side)
 
 
 def mixes(loaded: LoadedModel) -> bool:
@@ -141,11 +150,14 @@ def mixes(loaded: LoadedModel) -> bool:
     return pixels is None or "aspect_ratio_mask" not in pixels.model_input_names
 
 
-def _tokenize(loaded: LoadedModel, examples: Sequence[Example], texts: list[str]) -> _Prompts:
+def _tokenize(
+    loaded: LoadedModel, examples: Sequence[Example], texts: list[str], earlier: list[Image.Image]
+) -> _Prompts:
     if loaded.processor is None:
         return _Prompts(loaded.tokenizer(texts, add_special_tokens=False)["input_ids"], {}, {})
-    with_image = [i for i, example in enumerate(examples) if example.image is not None]
-    without = [i for i, example in enumerate(examples) if example.image is None]
+    seeing = [bool(earlier) or example.image is not None for example in examples]
+    with_image = [i for i, sees in enumerate(seeing) if sees]
+    without = [i for i, sees in enumerate(seeing) if not sees]
     if with_image and without and not mixes(loaded):
         raise DataError(
             f"{loaded.model_type}: a batch holds {len(with_image)} examples with and"
@@ -158,7 +170,7 @@ def _tokenize(loaded: LoadedModel, examples: Sequence[Example], texts: list[str]
     for part in (with_image, without):
         if not part:
             continue
-        out = _process(loaded, [examples[i] for i in part], [texts[i] for i in part])
+        out = _process(loaded, [examples[i] for i in part], [texts[i] for i in part], earlier)
         for row, i in enumerate(part):
             real = out["attention_mask"][row].bool()
             ids[i] = out["input_ids"][row][real].tolist()
@@ -175,11 +187,12 @@ def _tokenize(loaded: LoadedModel, examples: Sequence[Example], texts: list[str]
 
 
 def _process(
-    loaded: LoadedModel, examples: Sequence[Example], texts: list[str]
+    loaded: LoadedModel, examples: Sequence[Example], texts: list[str], earlier: list[Image.Image]
 ) -> dict[str, Tensor]:
-    """Run the processor on examples that all have a picture, or all have none."""
+    """Run the processor on examples that all have pictures, or all have none."""
     processor: Any = loaded.processor
-    pictures = None if examples[0].image is None else [[picture(each)] for each in examples]
+    shown = [[*earlier, *([] if e.image is None else [picture(e)])] for e in examples]
+    pictures = shown if shown[0] else None
     try:
         out = processor(
             text=texts,
@@ -191,14 +204,19 @@ def _process(
         )
     except _REJECTIONS as error:
         if len(examples) == 1:
-            raise _rejected(examples[0], first_line(error)) from None
+            raise _rejected(examples[0], first_line(error), len(shown[0])) from None
         for example, text in zip(examples, texts, strict=True):
-            _process(loaded, [example], [text])
+            _process(loaded, [example], [text], earlier)
         raise
     return {name: value for name, value in out.items() if isinstance(value, Tensor)}
 
 
-def _rejected(example: Example, why: str) -> DataError:
+def _rejected(example: Example, why: str, pictures: int = 0) -> DataError:
+    if pictures > 1:
+        return DataError(
+            f"example {example.id!r}: the model's processor rejects a conversation of {pictures}"
+            f" pictures ({why}). Not every family takes several; start a new conversation."
+        )
     return DataError(
         f"example {example.id!r}: the model's processor rejects it ({why})."
         " Does its prompt write one of the model's own tokens?"
@@ -294,6 +312,7 @@ __all__ = [
     "Encoded",
     "Message",
     "Side",
+    "Turn",
     "batches",
     "encode",
     "encode_texts",

@@ -11,7 +11,7 @@ from precise_shield.core.errors import ConfigError
 from precise_shield.core.records import Example, Response
 from precise_shield.models.batching import backing_off
 from precise_shield.models.decoding import Choice, decode, decode_by_library
-from precise_shield.models.encoding import encode, plan
+from precise_shield.models.encoding import Encoded, Turn, encode, plan
 from precise_shield.models.held import is_sharded, without_gradients
 from precise_shield.models.loading import LoadedModel
 from precise_shield.models.positions import running
@@ -33,6 +33,7 @@ def generate(
     seed: int = 0,
     system: str | None = None,
     prefix: str | None = None,
+    history: Sequence[Turn] = (),
     on_batch: OnBatch | None = None,
 ) -> list[Response]:
     """Answer every example, in the order given.
@@ -51,11 +52,13 @@ def generate(
         seed: of the random streams.
         system: words of a system turn.
         prefix: words put before the user's own.
+        history: turns that come before each of the examples, oldest first.
         on_batch: called with each batch's responses as they come.
 
     Raises:
         ConfigError: a number is out of range.
-        DataError: a picture is missing or broken, or the model sees none.
+        DataError: a picture is missing or broken, or the model sees none, or not so many.
+        LoadingError: the chat template fails, or takes no earlier turns.
     """
     if max_new_tokens < 1 or batch_size < 1 or temperature < 0:
         raise ConfigError(
@@ -66,7 +69,10 @@ def generate(
 
     def answer(part: list[int]) -> None:
         asked = [examples[i] for i in part]
-        rows = _answer(loaded, asked, max_new_tokens, temperature, seed, system, prefix)
+        batch = encode(
+            loaded, asked, None, side="left", system=system, prefix=prefix, history=history
+        )
+        rows = _answer(loaded, batch, asked, max_new_tokens, temperature, seed)
         said = [_response(loaded, e, condition, row) for e, row in zip(asked, rows, strict=True)]
         done.update(zip(part, said, strict=True))
         if on_batch is not None:
@@ -79,14 +85,12 @@ def generate(
 @without_gradients()
 def _answer(
     loaded: LoadedModel,
+    batch: Encoded,
     examples: list[Example],
     limit: int,
     temperature: float,
     seed: int,
-    system: str | None,
-    prefix: str | None,
 ) -> list[list[int]]:
-    batch = encode(loaded, examples, None, side="left", system=system, prefix=prefix)
     choice = Choice([_stream(seed, example.id) for example in examples], temperature)
     with running(batch):
         if _OWN_POSITIONS & batch.inputs.keys():

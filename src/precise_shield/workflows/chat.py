@@ -14,7 +14,9 @@ from precise_shield.core.images import open_image
 from precise_shield.core.records import Example, Modality
 from precise_shield.core.sites import NeuronSet
 from precise_shield.intervene.edits import intervening, suppress
+from precise_shield.models.encoding import Turn
 from precise_shield.models.generation import generate
+from precise_shield.models.history import too_many
 from precise_shield.workflows.arms import Arm
 from precise_shield.workflows.context import Run
 from precise_shield.workflows.export import arm_of
@@ -32,10 +34,16 @@ class Answers:
     cut: tuple[bool, bool]
     """Whether the token limit cut each of them off."""
 
+    forgotten: int = 0
+    """Oldest turns that were left out of both conversations: they no longer fitted the context."""
+
 
 @dataclass
 class Chat:
-    """One alignment of a finished run, asked one prompt at a time; prompts do not hang together."""
+    """A conversation with one alignment of a finished run, and the same with its base model.
+
+    Each of the two goes on from its own answers.
+    """
 
     run: Run
     arm: Arm
@@ -46,9 +54,13 @@ class Chat:
     """Off: `switched` is held at zero in both models, at every position."""
 
     image: str | None = None
-    """Picture that goes with each prompt until another one, or none, is attached."""
+    """Picture that goes with the next prompt; it then stays where it is in the conversation."""
+
+    single: bool = False
+    """Each prompt is a conversation of its own; the picture goes with all that follow."""
 
     _asked: int = field(default=0, init=False)
+    _past: list[tuple[Turn, Turn]] = field(default_factory=list, init=False)
 
     @cached_property
     def delta(self) -> SparseDelta:
@@ -77,8 +89,12 @@ class Chat:
     def ask(self, prompt: str) -> Answers:
         """Answer a prompt with the base model and with the aligned one; likeliest tokens.
 
+        A prompt that fails is no part of the conversation.
+
         Raises:
-            DataError: the picture cannot be read, or the model sees none.
+            DataError: the picture cannot be read, the model sees none or not so many, or the
+                prompt alone exceeds the context.
+            LoadingError: the chat template takes no earlier turns.
             EmptySetError: the neurons are off, but all of them are in the vision tower and
                 there is no picture.
         """
@@ -88,18 +104,40 @@ class Chat:
         example = Example(
             name, "und", modality, "benign", prompt, "test", group=name, image=self.image
         )
+        loaded = self.run.loaded
+        gone = max(too_many(loaded, example, past, self.tokens) for past in self.histories)
+        earlier = [turn.image for turn in self.histories[0][gone:]]
+        sees = any(image is not None for image in (self.image, *earlier))
         said = []
-        for condition in ("base", self.arm.condition.name):
-            with self._state(condition):
+        for condition, past in zip(("base", self.arm.condition.name), self.histories, strict=True):
+            with self._state(condition, sees):
                 (answer,) = generate(
-                    self.run.loaded, [example], condition=condition, max_new_tokens=self.tokens
+                    loaded,
+                    [example],
+                    condition=condition,
+                    max_new_tokens=self.tokens,
+                    history=past[gone:],
                 )
             said.append(answer)
         before, after = said
-        return Answers(before.text, after.text, (before.finished is False, after.finished is False))
+        if not self.single:
+            turns = (Turn(prompt, answer.text, self.image) for answer in said)
+            self._past = [*self._past[gone:], (next(turns), next(turns))]
+            self.image = None
+        cut = (before.finished is False, after.finished is False)
+        return Answers(before.text, after.text, cut, gone)
+
+    @property
+    def histories(self) -> tuple[list[Turn], list[Turn]]:
+        """The turns so far, oldest first, with the answers of the base model and of the aligned."""
+        return [turn for turn, _ in self._past], [turn for _, turn in self._past]
+
+    def reset(self) -> None:
+        """Start a new conversation, without a picture; the switch stays as it is."""
+        self._past, self.image = [], None
 
     def attach(self, path: str | None) -> None:
-        """Show the prompts that follow this picture; None takes it away.
+        """Show this picture with the prompt that follows; None takes it away again.
 
         Raises:
             DataError: the file is no picture, or the model sees none.
@@ -116,9 +154,9 @@ class Chat:
         return self.neurons_on
 
     @contextmanager
-    def _state(self, condition: str) -> Iterator[None]:
+    def _state(self, condition: str, sees: bool) -> Iterator[None]:
         """The model in one state, for the length of the block; then bit for bit as it came."""
-        with self._delta(condition != "base"), self._neurons():
+        with self._delta(condition != "base"), self._neurons(sees):
             yield
 
     @contextmanager
@@ -130,7 +168,7 @@ class Chat:
             yield
 
     @contextmanager
-    def _neurons(self) -> Iterator[None]:
+    def _neurons(self, sees: bool) -> Iterator[None]:
         if self.neurons_on:
             yield
             return
@@ -138,7 +176,7 @@ class Chat:
             {
                 site: units
                 for site, units in self.switched.units.items()
-                if site.tower == "text" or self.image is not None
+                if site.tower == "text" or sees
             }
         )
         with intervening(self.run.bound, seen, suppress):
@@ -150,6 +188,7 @@ def chat(
     *,
     condition: str = "aligned",
     tokens: int | None = None,
+    single: bool = False,
     device: str | None = None,
     quiet: bool = False,
 ) -> Chat:
@@ -159,6 +198,7 @@ def chat(
         folder: folder of a finished `run`, with its `config.yaml` and `summary.json`.
         condition: name of the alignment in the summary.
         tokens: longest answer; None takes the run's `evaluate.max_new_tokens`.
+        single: each prompt is a conversation of its own.
         device: where the model runs; None takes the run's.
         quiet: no progress.
 
@@ -183,4 +223,4 @@ def chat(
             f"{summary.model.path} holds other weights than those that this run aligned; give"
             " the run the same revision, file and dtype."
         )
-    return Chat(run, arm, limit)
+    return Chat(run, arm, limit, single=single)

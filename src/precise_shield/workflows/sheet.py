@@ -17,11 +17,12 @@ from precise_shield.core.registry import suggestion
 from precise_shield.core.store import RunStore, Stage, digest, readable_errors, write_whole
 from precise_shield.core.summary import Judging
 from precise_shield.evaluate.judges import JUDGES
+from precise_shield.report.words import visible
 from precise_shield.workflows import answers
 from precise_shield.workflows.answers import Answers, Judged
 from precise_shield.workflows.config import load_config
 from precise_shield.workflows.judges import reopened, update
-from precise_shield.workflows.spreadsheets import inert
+from precise_shield.workflows.spreadsheets import fitting, inert
 
 COLUMNS = ("item", "language", "modality", "image", "prompt", "response", "label", "note")
 LABELS: tuple[Label, ...] = get_args(Label)
@@ -41,7 +42,8 @@ def write_sheet(folder: Path, out: Path, *, size: int = 200, seed: int = 0) -> i
 
     Answers are drawn evenly from condition, language and harm, shuffled, and numbered anew. The
     same answer to the same prompt stands there once, whoever gave it. Fill in `label` with one
-    of the seven labels; leave it empty to skip.
+    of the seven labels; leave it empty to skip. Control, bidi and invisible characters stand as
+    words, and what a spreadsheet cell cannot hold is left out and counted.
 
     Raises:
         StoreError: the run has no answers, or `out` cannot be written.
@@ -61,7 +63,7 @@ def write_sheet(folder: Path, out: Path, *, size: int = 200, seed: int = 0) -> i
         text = texts[item.example, item.conditions[0]]
         image = "" if example.image is None else example.image
         cells = (item.item, example.language, example.modality, image, example.prompt, text, "", "")
-        writer.writerow([inert(cell) for cell in cells])
+        writer.writerow([inert(fitting(visible(cell))) for cell in cells])
     stage = RunStore(folder).stage("sheet", {"answers": key, "size": size, "seed": seed})
     if not stage.done:
         with stage.writing():
