@@ -27,6 +27,7 @@ from precise_shield.align.sparse import SparseDelta, expect
 from precise_shield.core.errors import ReceiptError, StoreError, UnsupportedModelError
 from precise_shield.core.store import must_be_free, whole_folder
 from precise_shield.models.bind import BoundModel
+from precise_shield.models.packed import seen
 
 HIGHEST_RANK = 512
 """Most that vLLM takes (`max_lora_rank`)."""
@@ -100,7 +101,7 @@ def adapter_of(bound: BoundModel, delta: SparseDelta, factors: LowRank | None) -
     transposed = set()
     for change in delta.changes:
         module_name, module = _projection(bound, change.name)
-        weight, swapped = module.get_parameter("weight"), isinstance(module, Conv1D)
+        weight, swapped = seen(module.get_parameter("weight")), isinstance(module, Conv1D)
         transposed.add(swapped)
         outputs, inputs = (int(weight.shape[d]) for d in ((1, 0) if swapped else (0, 1)))
         rows = change.dim == (1 if swapped else 0)

@@ -14,9 +14,10 @@ from transformers import PreTrainedTokenizerBase
 
 from precise_shield.align.receipt import StoredReceipt
 from precise_shield.align.sparse import SparseDelta, expect
-from precise_shield.core.errors import StoreError
+from precise_shield.core.errors import StoreError, UnsupportedModelError
 from precise_shield.core.store import must_be_free, readable_errors, whole_folder
 from precise_shield.models.bind import BoundModel
+from precise_shield.models.packed import bits_of
 
 COPIED = (
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt"),
@@ -25,6 +26,13 @@ COPIED = (
     *("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*"),
 )
 """Files of the base model that go along byte for byte: saving them afresh can change them."""
+
+PACKED = (
+    "a quantised weight is never written, and the changed rows are those of the quantised base, so"
+    " there is neither a merged checkpoint nor a delta to write. Export the PEFT adapter (export"
+    " --peft): on a base quantised alike it is what was measured; on the unquantised base its"
+    " effect was not measured."
+)
 
 THREAT_MODEL = """\
 This model refuses more harmful requests of the kinds in the table, from people who can only
@@ -147,8 +155,11 @@ def write_model(
 
     Raises:
         StoreError: `folder` exists, cannot be written, or there is no tokenizer to put there.
+        UnsupportedModelError: the model is quantised.
     """
     must_be_free(folder)
+    if bits_of(bound.model) is not None:
+        raise UnsupportedModelError(PACKED)
     files = list(_companions(source))
     tokenized = any(file.name.startswith(("tokenizer", "vocab")) for file in files)
     if not tokenized and words is None:

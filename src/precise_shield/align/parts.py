@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from precise_shield.align.slices import UnitSlices
 from precise_shield.core.errors import ConfigError
+from precise_shield.models.packed import seen
 from precise_shield.models.units import Role
 
 Master = Literal["float32", "weight"]
@@ -89,6 +90,7 @@ def form_name(form: Form) -> str:
 
 
 def parameter_of(value: Tensor, like: Tensor, master: Master) -> nn.Parameter:
+    like = seen(like)
     dtype = like.dtype if master == "weight" else torch.promote_types(like.dtype, torch.float32)
     return nn.Parameter(value.to(like.device, dtype))
 

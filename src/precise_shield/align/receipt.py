@@ -19,6 +19,7 @@ from precise_shield.core.sites import NeuronSet
 from precise_shield.core.store import must_be_free
 from precise_shield.core.summary import Receipt
 from precise_shield.models.bind import BoundModel
+from precise_shield.models.packed import bits_of, count
 
 SCHEMA_VERSION = 1
 
@@ -142,12 +143,13 @@ def make_receipt(
         trained_b_rows=counts.trained_b_rows,
         trained_with_a=counts.trained_with_a,
         changed_weights=delta.changed_weights(),
-        model_parameters=sum(p.numel() for p in bound.model.parameters()),
+        model_parameters=count(bound.model),
         untouched_verified=True,
         untouched_hash=after.digest,
         steps=steps,
         learning_rate=learning_rate,
         final_loss=final_loss,
+        quantised=bits_of(bound.model),
     )
 
 

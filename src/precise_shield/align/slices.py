@@ -21,6 +21,7 @@ from precise_shield.core.errors import (
 from precise_shield.core.sites import NeuronSet, Site
 from precise_shield.models.bind import BoundModel, OwnedWeight, Role
 from precise_shield.models.held import is_offloaded, whole
+from precise_shield.models.packed import seen
 from precise_shield.models.units import WRITING, read_rows, unit_major, write_rows
 
 Side = Literal["out", "in"]
@@ -70,7 +71,7 @@ class UnitSlices:
     @property
     def fan(self) -> int:
         """Length of one slice: inputs of a row, outputs of a column, 1 of a bias."""
-        return int(unit_major(self.weight, self.dim).shape[-1])
+        return int(unit_major(seen(self.weight), self.dim).shape[-1])
 
     def read(self) -> Float[Tensor, "units fan"]:
         """A copy of the slices, one a row whatever the weight's orientation."""
@@ -90,9 +91,9 @@ def write_slices(
     weight: Tensor, dim: int, index: tuple[int, ...], values: Float[Tensor, "units fan"]
 ) -> None:
     """Put `values`, shaped as `read_slices` gives them, back in place."""
-    if values.dtype != weight.dtype:
+    if values.dtype != seen(weight).dtype:
         raise LayoutMismatchError(
-            f"values of {values.dtype} do not fit a weight of {weight.dtype}."
+            f"values of {values.dtype} do not fit a weight of {seen(weight).dtype}."
             " Load the model in the dtype the values were made in."
         )
     write_rows(weight, dim, index, values)
@@ -110,7 +111,8 @@ def slices_of(
         ConfigError: some of the neurons have a weight of these roles and others have none.
         LayoutMismatchError: a neuron is not in this model, or a weight is tied to something
             that is no projection, so that moving it would move more than neurons.
-        UnsupportedModelError: a weight is quantised, or weights are offloaded.
+        UnsupportedModelError: a weight has fewer than 16 bits and was not loaded as a
+            quantised base, or weights are offloaded.
     """
     if not neurons:
         raise EmptySetError(
@@ -160,7 +162,7 @@ def slices_of(
 def _slices(
     own: OwnedWeight, rows: set[int], holders: Mapping[int, list[tuple[nn.Module, str]]]
 ) -> UnitSlices:
-    if own.weight.dtype not in TRAINABLE:
+    if seen(own.weight).dtype not in TRAINABLE:
         raise UnsupportedModelError(
             f"{own.name} is stored as {own.weight.dtype}; exact deltas need 16 bits or more."
             " Load the model in bfloat16 or float32."
@@ -214,7 +216,7 @@ def fingerprint(tensor: Tensor, dim: int = 0, masked: tuple[int, ...] = ()) -> s
     Streams: never more than a chunk of rows is copied, whatever device the tensor is on.
     """
     digest = hashlib.sha256(f"{tuple(tensor.shape)} {tensor.dtype} {dim} {masked}".encode())
-    for part in _row_chunks(whole(tensor.detach()), dim, masked):
+    for part in _row_chunks(whole(tensor).detach(), dim, masked):
         digest.update(_bits(part.cpu()).numpy().data)
     return digest.hexdigest()
 

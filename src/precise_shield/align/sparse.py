@@ -16,6 +16,7 @@ from precise_shield.align.slices import changed, fingerprint, read_slices, same_
 from precise_shield.core.errors import ReceiptError
 from precise_shield.core.sites import NeuronSet
 from precise_shield.models.bind import BoundModel
+from precise_shield.models.packed import seen
 from precise_shield.models.units import unit_major
 
 SCHEMA_VERSION = 1
@@ -171,17 +172,18 @@ def _expect(
     if change.name not in weights:
         raise ReceiptError(f"this model has no weight {change.name}. {advice}")
     weight = weights[change.name]
+    shown = seen(weight)
     want = change.old if expected == "old" else change.new
-    view = unit_major(weight, change.dim) if change.dim < weight.dim() else weight.flatten()[None]
+    view = unit_major(shown, change.dim) if change.dim < shown.dim() else shown.flatten()[None]
     shape = [len(change.index), int(view.shape[-1])]
     if list(want.shape) != shape or change.index[-1] >= view.numel() // view.shape[-1]:
         raise ReceiptError(
-            f"{change.name} is {list(weight.shape)}; the delta's slices, {list(want.shape)}"
+            f"{change.name} is {list(shown.shape)}; the delta's slices, {list(want.shape)}"
             f" along dimension {change.dim}, do not fit it. {advice}"
         )
-    if want.dtype != weight.dtype:
+    if want.dtype != shown.dtype:
         raise ReceiptError(
-            f"{change.name} is {weight.dtype}, the delta {want.dtype}; applying it would not be"
+            f"{change.name} is {shown.dtype}, the delta {want.dtype}; applying it would not be"
             f" exact. Load the model in {want.dtype}."
         )
     held = read_slices(weight, change.dim, change.index).cpu()

@@ -22,6 +22,7 @@ from precise_shield.identify.collect import Batch, Emit, Quantity
 from precise_shield.models.bind import BoundModel
 from precise_shield.models.decoder import Chain, blocks, traced
 from precise_shield.models.head import head
+from precise_shield.models.held import whole
 from precise_shield.models.taps import tapped
 
 CPU_TOKENS, ACCELERATOR_TOKENS = 1024, 65536
@@ -135,7 +136,7 @@ class Opened:
         writing = [own for own in spot.owned if own.module is spot.reader]
         if len(writing) != 1:
             return None
-        weight, acts = writing[0].weight.detach(), self.acts[site]
+        weight, acts = whole(writing[0].weight).detach(), self.acts[site]
         written = weight if writing[0].dim == 0 else weight.T
         hidden = self.chain.steps[step].left
         if written.shape != (acts.shape[-1], hidden.shape[-1]):

@@ -73,7 +73,7 @@ def _wanda(bound: BoundModel, batch: Batch, emit: Emit) -> None:
 
 def _wanda_fans(module: nn.Module, x: Tensor, weights: Float[Tensor, "batch pos"]) -> Fans:
     size = torch.einsum("bp,bpi->bi", weights.to(x.device), x.float().square()).sqrt()
-    weight = whole(module.get_parameter("weight").detach()).float().abs()
+    weight = whole(module.get_parameter("weight")).detach().float().abs()
     if isinstance(module, nn.Linear):  # [out, in]
         return size @ weight.T, size * weight.sum(0)
     return size * weight.sum(1), size @ weight  # Conv1D: [in, out]
@@ -109,7 +109,7 @@ def _snip(bound: BoundModel, batch: Batch, emit: Emit) -> None:
 
 
 def _snip_fans(module: nn.Module, x: Tensor, grad: Tensor) -> Fans:
-    weight = whole(module.get_parameter("weight").detach()).float()
+    weight = whole(module.get_parameter("weight")).detach().float()
     first, second = [], []
     for inside, outside in zip(x.float(), grad.float(), strict=True):
         slope = outside.T @ inside if isinstance(module, nn.Linear) else inside.T @ outside

@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from precise_shield.core.errors import ConfigError
+from precise_shield.core.errors import ConfigError, UnsupportedModelError
+from precise_shield.models.packed import bits_of
 from precise_shield.models.weights import projections
 
 GROUP = 128
@@ -44,7 +45,15 @@ def quantised(model: PreTrainedModel, bits: int, group: int = GROUP) -> Iterator
     Linear layers, Conv1D and stacked experts, each along its inputs. A copy of the weights is kept
     in main memory for the length of the block. Embeddings, norms, routers and a vision tower's
     patch convolution stay as they are, as quantisation tools leave them.
+
+    Raises:
+        UnsupportedModelError: the model is quantised already.
     """
+    if bits_of(model) is not None:
+        raise UnsupportedModelError(
+            "the model is quantised already (model.quantise), so there is nothing to round; set"
+            " evaluate.audit_bits: [], or model.quantise: none."
+        )
     found = list(projections(model))
     kept = [weight.detach().to("cpu", copy=True) for weight, _ in found]
     try:

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from precise_shield.core.errors import LoadingError, UnsupportedModelError
 from precise_shield.core.parallel import crew
+from precise_shield.models.packed import packed
 
 
 def is_sharded(model: nn.Module) -> bool:
@@ -37,6 +38,8 @@ def without_gradients() -> Iterator[None]:
 def whole(weight: Tensor) -> Tensor:
     """All values of a weight as a plain tensor; every process has to ask for a sharded one.
 
+    Of a quantised weight (the parameter itself, not a view of it): those that it stands for.
+
     Raises:
         UnsupportedModelError: it lies on disk; see `fetched`.
     """
@@ -45,6 +48,8 @@ def whole(weight: Tensor) -> Tensor:
             "this needs the values of a weight that model.device_map left on disk or in main"
             " memory; give its layer a device, or choose a score of activations."
         )
+    if (found := packed(weight)) is not None:
+        return found.values()
     return weight.full_tensor() if isinstance(weight, DTensor) else weight
 
 

@@ -26,7 +26,9 @@ from precise_shield.core.errors import LoadingError, UnsupportedModelError
 from precise_shield.models.files import Source, check_weights, first_line, locate, quiet
 from precise_shield.models.held import check_mapping, check_sharing, entrance_of, share_blocks
 from precise_shield.models.layouts import layouts_for
+from precise_shield.models.packed import Bits, adopt, check_packing, check_stored, packing
 from precise_shield.models.processors import load_processor, reading_digest
+from precise_shield.models.taps import lasting
 from precise_shield.models.weights import checked_fingerprint
 
 _PROBE = "precise"
@@ -58,6 +60,9 @@ class ModelSpec:
     """Where each part goes, in accelerate's words; None puts all on `device`."""
 
     max_memory: dict[int | str, int | str] | None = None
+    quantise: Bits | None = None
+    """Hold the projections in 4 or 8 bits (bitsandbytes); they are read, and never written."""
+
     trust_remote_code: bool = False
     chat_template: Path | None = None
     """A Jinja file to use in place of the model's own chat template."""
@@ -128,20 +133,26 @@ def load(spec: ModelSpec, *, searched: bool = True) -> LoadedModel:
         check_mapping(spec.shard)
     with quiet():
         source = locate(spec.path, spec.revision, spec.gguf_file)
+        if spec.quantise is not None:
+            spread = spec.shard or spec.device_map is not None
+            check_packing(spread, source.gguf_file is not None)
         config = read_config(source, spec, searched=searched)
+        check_stored(config, spec.quantise)
         source = source.fetched(spec.trust_remote_code)
         check_weights(source)
         tokenizer, processor = _words(source, config, spec)
         reading = reading_digest(tokenizer, processor)
         template = _template(source, spec, tokenizer, processor)
         model = _model(source, config, spec, dtype)
+        if spec.quantise is not None:
+            lasting({one: few.path for one, few in adopt(model).items()})
         fingerprint = checked_fingerprint(model)
         model.train(False).requires_grad_(False)
         if spec.shard:
             share_blocks(_blocks(model), device)
-        if spec.device_map is None:
+        if spec.device_map is None and spec.quantise is None:
             nn.Module.to(model, device)
-        else:
+        elif spec.device_map is not None:
             device = entrance_of(model)
     end_id, stop_ids = _ends(source, model, tokenizer, processor, template)
     if tokenizer.pad_token_id is None:
@@ -281,6 +292,8 @@ def _model(
     )
     if spec.device_map is not None:
         kept |= {"device_map": spec.device_map, "max_memory": spec.max_memory}
+    if spec.quantise is not None:
+        kept |= packing(spec.quantise, config, pick_device(spec.device))
     try:
         loaded = kind.from_pretrained(
             source.folder,

@@ -200,7 +200,11 @@ class Block:
 
 
 def _size(module: nn.Module, dim: int) -> int:
-    return int(module.get_parameter("weight").shape[dim])
+    """Read off the weight; of one that packs several values in a byte, off its module."""
+    weight = module.get_parameter("weight")
+    if isinstance(module, nn.Linear) and not weight.is_floating_point():
+        return (module.out_features, module.in_features)[dim]
+    return int(weight.shape[dim])
 
 
 def _out_dim(module: nn.Module) -> int:

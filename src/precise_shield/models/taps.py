@@ -188,6 +188,19 @@ def side_paths(paths: Mapping[nn.Module, SidePath]) -> Iterator[None]:
         )
 
 
+def lasting(paths: Mapping[nn.Module, SidePath]) -> None:
+    """Let each path have a say in its projection's output for as long as the model lives.
+
+    It comes before what taps and side paths see. For rows that are held beside a quantised weight.
+    """
+
+    def hook_for(path: SidePath) -> OutHook:
+        return lambda _, args, output: path(args[0], output)
+
+    for module, path in paths.items():
+        module.register_forward_hook(hook_for(path))
+
+
 @contextmanager
 def expert_paths(model: PreTrainedModel, ears: Mapping[nn.Module, Ear]) -> Iterator[None]:
     """Let each `ears[stack]` add to what that stack of experts computes; see `side_paths`.

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from precise_shield.models.held import fetched, put_back, whole
+from precise_shield.models.packed import packed
 
 Role = Literal[
     "gate", "up", "down", "query", "key", "value", "query_bias", "key_bias", "value_bias", "out"
@@ -38,14 +39,17 @@ def read_rows(weight: Tensor, dim: int, index: Iterable[int]) -> Float[Tensor, "
     Positions count along `dim`; in stacked experts they go on from one expert to the next, so
     position j of expert e is `e * size + j`.
     """
-    view = unit_major(whole(weight.detach()), dim)
+    view = unit_major(whole(weight).detach(), dim)
     return view[_where(view, index)]
 
 
 def write_rows(
     weight: Tensor, dim: int, index: Iterable[int], values: Float[Tensor, "units fan"]
 ) -> None:
-    """Put `values`, shaped as `read_rows` gives them, back in place."""
+    """Put `values`, shaped as `read_rows` gives them, in place; beside a quantised weight."""
+    if (few := packed(weight)) is not None:
+        few.write(dim, list(index), values)
+        return
     with torch.no_grad():
         values_of = whole(weight)
         view = unit_major(values_of, dim)

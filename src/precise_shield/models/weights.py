@@ -16,6 +16,7 @@ from transformers.pytorch_utils import Conv1D
 from precise_shield.core.errors import LoadingError
 from precise_shield.models.held import fetched, is_offloaded, is_sharded, whole
 from precise_shield.models.layouts import DOWN, GATE_UP
+from precise_shield.models.packed import packed
 
 
 def checked_fingerprint(model: nn.Module) -> str:
@@ -47,14 +48,15 @@ def _held_digest(model: nn.Module, name: str) -> bytes:
 
 
 def _digest(name: str, held: Tensor) -> bytes:
-    weight = whole(held.detach())
+    weight = whole(held).detach()
     if not torch.isfinite(weight).all():
         count = int((~torch.isfinite(weight)).sum())
         raise LoadingError(
             f"weight {name!r} holds {count} values that are NaN or infinite, of"
             f" {weight.numel()}; the checkpoint is damaged. Get it again from where it came."
         )
-    return tensor_digest(name, weight)
+    few = packed(held)
+    return tensor_digest(name if few is None else f"{name}|{few.kind}", weight)
 
 
 def tensor_digest(name: str, weight: Tensor) -> bytes:

@@ -305,6 +305,8 @@ def recipe_of(run: Run, sparse: SparseDelta, spec: FitSpec | None) -> dict[str, 
         "model": run.loaded.fingerprint,
         "dtype": str(run.loaded.model.dtype).removeprefix("torch."),
     }
+    if run.loaded.spec.quantise is not None:
+        made["quantise"] = run.loaded.spec.quantise
     return made if spec is None else {**made, "fit": asdict(spec)}
 
 

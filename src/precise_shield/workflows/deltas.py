@@ -363,11 +363,16 @@ def _open(
 ) -> tuple[LoadedModel, BoundModel]:
     """Load a model in the precision that a delta was made in, unless told otherwise.
 
+    A base that was quantised is quantised again.
+
     It is bound where the neurons are: other towers, attention and experts included.
     """
     recipe = {} if isinstance(made, StoredReceipt) else made.recipe
     if section.dtype == "auto" and "dtype" in recipe:
         section = section.model_copy(update={"dtype": recipe["dtype"]})
+    bits = made.receipt.quantised if isinstance(made, StoredReceipt) else recipe.get("quantise")
+    if bits is not None:
+        section = section.model_copy(update={"quantise": bits})
     loaded = load(spec_of(section))
     sites = {site for each in (made, *more) for site in each.neurons.units}
     towers, kinds = sorted({s.tower for s in sites}), sorted({s.kind for s in sites})

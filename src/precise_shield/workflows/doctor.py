@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from precise_shield.core.errors import UserError
@@ -83,7 +84,7 @@ def _one_or_all(sizes: Iterable[int]) -> int | list[int]:
     return found[0] if len(found) == 1 else found
 
 
-def _memory(model: torch.nn.Module, text: dict[str, Any], weights: int) -> dict[str, Any]:
+def _memory(model: PreTrainedModel, text: dict[str, Any], weights: int) -> dict[str, Any]:
     """Weights, statistics of a run of ten languages, and the optimiser of 1 % of the neurons."""
     default = Config.model_fields["align"].default
     hidden = int(model.config.get_text_config().hidden_size)  # type: ignore[union-attr, operator]
@@ -91,9 +92,22 @@ def _memory(model: torch.nn.Module, text: dict[str, Any], weights: int) -> dict[
     lora = 2 * default.rank * (chosen + hidden * text["layers"])
     return {
         "weights": round(weights / 2**20),
+        "weights_4bit": _few(model, weights, 0.5 + 4 / 64),
+        "weights_8bit": _few(model, weights, 1.0),
         "statistics_ten_languages": round(4 * 8 * FOLDS * text["neurons"] * CELLS * 2 / 2**20),
         "row_masked_lora_and_adamw_1_percent": round(16 * lora / 2**20, 1),
     }
+
+
+def _few(model: PreTrainedModel, weights: int, size: float) -> int:
+    """MiB with `size` bytes a weight of a linear layer, scales included; the head stays whole."""
+    head, every = model.get_output_embeddings(), sum(p.numel() for p in model.parameters())
+    linear = sum(
+        module.weight.numel()
+        for module in model.modules()
+        if isinstance(module, nn.Linear) and module is not head
+    )
+    return round((weights * (every - linear) / every + size * linear) / 2**20)
 
 
 def _files(spec: ModelSpec) -> str:

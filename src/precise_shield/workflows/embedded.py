@@ -28,6 +28,7 @@ def spec_of(section: ModelSection) -> ModelSpec:
         shard=section.shard == "fsdp",
         device_map=section.device_map,
         max_memory=section.max_memory,
+        quantise=None if section.quantise == "none" else section.quantise,
         trust_remote_code=section.trust_remote_code,
         chat_template=section.chat_template,
     )

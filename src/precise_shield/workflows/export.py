@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from precise_shield.align.adapter import export_adapter
-from precise_shield.align.export import Card, export_merged
+from precise_shield.align.export import PACKED, Card, export_merged
 from precise_shield.align.lowrank import LowRank
 from precise_shield.align.receipt import StoredReceipt
 from precise_shield.align.sparse import SparseDelta, applied
@@ -64,6 +64,7 @@ def export(
         StoreError: the run is not finished, or `out` exists.
         GateError: the alignment is worse than the stated limits.
         ReceiptError: the model is not the one that the run aligned.
+        UnsupportedModelError: the base was quantised, and it is no PEFT adapter.
     """
     must_be_free(out)
     summary = read_summary(folder)
@@ -75,6 +76,8 @@ def export(
             f"{summary.model.path} holds other weights than those that this run aligned; give"
             " the same revision, file and dtype."
         )
+    if run.loaded.spec.quantise is not None and kind != "peft":
+        raise UnsupportedModelError(PACKED)
     facts = gate(run, arm, gated_under(folder, summary))
     if arm.receipt.form == "damped":
         require_stronger(facts)
@@ -180,6 +183,15 @@ def passport(recipe: Any, stored: StoredReceipt, card: Card, facts: GateFacts) -
     }
 
 
+def _base_text(arm: Arm) -> str:
+    if arm.receipt.quantised is None:
+        return ""
+    return (
+        f"\n\nFound, trained and measured on the base in {arm.receipt.quantised} (bitsandbytes)."
+        " Load the base so; what this does to the unquantised base was not measured."
+    )
+
+
 def card_of(summary: Summary, arm: Arm, facts: GateFacts) -> Card:
     """The model card: measured table, gate, and how it was made, without paths of this machine."""
     config: Any = summary.config
@@ -197,7 +209,7 @@ def card_of(summary: Summary, arm: Arm, facts: GateFacts) -> Card:
         title=f"{summary.model.path}, strengthened",
         base=summary.model.path,
         base_revision=summary.model.revision,
-        table=measured_table(summary, arm) + "\n\n" + gate_text(facts),
+        table=measured_table(summary, arm) + "\n\n" + gate_text(facts) + _base_text(arm),
         recipe=recipe,
     )
 

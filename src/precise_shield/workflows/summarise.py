@@ -23,6 +23,7 @@ from precise_shield.core.summary import (
 )
 from precise_shield.data.contrast import fingerprint
 from precise_shield.evaluate.rules import RULES
+from precise_shield.models.packed import count
 from precise_shield.workflows.arms import Arm
 from precise_shield.workflows.audit import audit
 from precise_shield.workflows.claims import claims
@@ -102,7 +103,7 @@ def _model(run: Run, atlas: Atlas) -> ModelFacts:
         revision=run.config.model.revision,
         model_type=loaded.model_type,
         fingerprint=loaded.fingerprint,
-        parameters=sum(parameter.numel() for parameter in loaded.model.parameters()),
+        parameters=count(loaded.model),
         layers=len({(site.tower, site.layer) for site in atlas.widths}),
         neurons=sum(atlas.widths.values()),
         units=by_kind(

@@ -35,3 +35,6 @@ class Receipt(Part):
     """The step whose weights were kept; null without validation: the last."""
     validations: list[float] = Field(default_factory=list)
     """What each look of the early stop found; the lower the better."""
+    quantised: str | None = None
+    """Bits of the base, `4bit` or `8bit`; hashes are then of the values that these stand for, and
+    the changed rows were held beside them. None: the base was not quantised."""

@@ -37,6 +37,10 @@ class ModelSection(Section):
     max_memory: dict[int | str, int | str] | None = None
     """Most memory per device for `device_map: auto`, e.g. `{0: 20GiB, cpu: 60GiB}`."""
 
+    quantise: Literal["none", "4bit", "8bit"] = "none"
+    """Hold the projections in 4 bits (NF4) or 8 (LLM.int8()) through bitsandbytes. What is found
+    and trained belongs to that base: measured in memory, and exported as a PEFT adapter."""
+
     threads: int | None = Field(default=None, gt=0)
     """CPU threads; null leaves torch's choice. One is best for tiny models: more wait for each
     other wherever another process has a core."""
