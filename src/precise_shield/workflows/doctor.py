@@ -87,7 +87,7 @@ def _one_or_all(sizes: Iterable[int]) -> int | list[int]:
 def _memory(model: PreTrainedModel, text: dict[str, Any], weights: int) -> dict[str, Any]:
     """Weights, statistics of a run of ten languages, and the optimiser of 1 % of the neurons."""
     default = Config.model_fields["align"].default
-    hidden = int(model.config.get_text_config().hidden_size)  # type: ignore[union-attr, operator]
+    hidden = int(model.config.get_text_config().hidden_size)
     chosen = text["neurons"] // 100
     lora = 2 * default.rank * (chosen + hidden * text["layers"])
     return {
@@ -101,7 +101,8 @@ def _memory(model: PreTrainedModel, text: dict[str, Any], weights: int) -> dict[
 
 def _few(model: PreTrainedModel, weights: int, size: float) -> int:
     """MiB with `size` bytes a weight of a linear layer, scales included; the head stays whole."""
-    head, every = model.get_output_embeddings(), sum(p.numel() for p in model.parameters())
+    known: Any = model
+    head, every = known.get_output_embeddings(), sum(p.numel() for p in model.parameters())
     linear = sum(
         module.weight.numel()
         for module in model.modules()
