@@ -101,7 +101,7 @@ def respond(run: Run, state: State, examples: list[Example]) -> list[Response]:
 
             with (
                 run.reporter.bar(f"answer ({state.name})", _share(run, left)) as advance,
-                state.enter(run.bound) if left else nullcontext(),
+                state.enter(run.bound) if _share(run, left) else nullcontext(),
             ):
                 kept += answered(
                     run,
