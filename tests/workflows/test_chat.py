@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import re
 import shutil
 import unicodedata
@@ -23,6 +24,8 @@ from precise_shield.models.generation import generate
 from precise_shield.report.words import visible
 from precise_shield.workflows.chat import Answers, chat
 from precise_shield.workflows.run import read_summary
+
+cli_app = importlib.import_module("precise_shield.cli.app")  # the package has an `app` too
 
 
 @pytest.fixture(scope="module")
@@ -249,3 +252,17 @@ def test_a_megabyte_answer_is_cut_with_its_count(terminal, capsys, monkeypatch):
     out = capsys.readouterr().out
     assert len(out) < 20 * command.LONGEST
     assert f"{1_200_000 - command.LONGEST:,} characters left out" in out
+
+
+def test_an_error_that_quotes_a_model_or_a_file_is_data_in_the_terminal(monkeypatch, capsys):
+    """Names, templates and judges' replies come from others, and errors repeat them."""
+
+    def failing():
+        raise StoreError("the judge said \x1b]0;owned\x07\u202eno\nand more")
+
+    monkeypatch.setattr(cli_app, "app", failing)
+    with pytest.raises(SystemExit) as ended:
+        cli_app.main()
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert "error: the judge said ⟦U+001B⟧]0;owned⟦U+0007⟧⟦U+202E⟧no\nand more" in said

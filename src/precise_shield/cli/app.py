@@ -53,7 +53,9 @@ def main() -> None:
             app()
     except UserError as error:
         if here.tells(error):
-            typer.echo(f"error: {error}", err=True)
+            from precise_shield.report.words import visible
+
+            typer.echo(f"error: {visible(str(error))}", err=True)
         sys.exit(2)
     except KeyboardInterrupt:
         if here.speaks:
