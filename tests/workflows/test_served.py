@@ -12,7 +12,7 @@ from precise_shield.sandbox.manifest import write_manifest
 from precise_shield.workflows import context
 from precise_shield.workflows.config import parse_config
 from precise_shield.workflows.context import started
-from precise_shield.workflows.run import plan, read_summary
+from precise_shield.workflows.run import plan, read_summary, run_all
 from precise_shield.workflows.served_run import served_run
 
 CONFIG = """
@@ -139,6 +139,20 @@ def test_another_revision_or_report_is_asked_anew_and_a_withheld_answer_is_said(
         assert len(log) == 3 * once
 
 
+def test_two_servers_that_would_share_their_answers_are_refused(kingdom, tmp_path):
+    with serving(refusing) as (url, log):
+        rows = [{"name": name, "url": url, "model": "before"} for name in ("one", "two")]
+
+        def opening(*servers):
+            text = CONFIG.format(folder=kingdom, servers=", ".join(map(json.dumps, servers)))
+            return started(parse_config(text), tmp_path / "run", quiet=True)
+
+        with pytest.raises(ConfigError, match="'one' and 'two' are both before through a server"):
+            served_run(opening(*rows))
+        assert not log
+        assert len(served_run(opening(rows[0], rows[1] | {"revision": "2"})).conditions) == 2
+
+
 def test_servers_that_cannot_be_are_refused_before_anything(kingdom, tmp_path, config_text):
     with pytest.raises(ConfigError, match="'twice' is taken"):
         served_run(opened(kingdom, tmp_path, "http://x/v1", ["twice", "twice"]))
@@ -148,6 +162,11 @@ def test_servers_that_cannot_be_are_refused_before_anything(kingdom, tmp_path, c
         served_run(opened(kingdom, tmp_path, "x/v1", ["one"]))
     with pytest.raises(ConfigError, match="name at least one"):
         served_run(opened(kingdom, tmp_path, "x/v1", []))
+    for name in ("random-rows-0", "text-to-image", "random-suppressed-1"):  # arms' own answers
+        row = f"{{name: {name}, url: 'http://x/v1', model: m}}"
+        config = parse_config(config_text, [f"evaluate.servers=[{row}]"])
+        with pytest.raises(ConfigError, match=f"'{name}' is taken"):
+            run_all(started(config, tmp_path, quiet=True))
     row = "{name: mine, url: 'http://x/v1', model: m}"
     beside = started(parse_config(config_text, [f"evaluate.servers=[{row}]"]), tmp_path, quiet=True)
     alone = started(parse_config(config_text), tmp_path, quiet=True)

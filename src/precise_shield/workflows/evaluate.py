@@ -40,6 +40,8 @@ from precise_shield.workflows.headlines import headlines
 from precise_shield.workflows.identify import identify
 from precise_shield.workflows.judging import drift
 from precise_shield.workflows.openings import log_opening
+from precise_shield.workflows.parts import parts_of
+from precise_shield.workflows.plans import arm_names
 from precise_shield.workflows.served import check_servers, served
 from precise_shield.workflows.utility import utility
 
@@ -119,7 +121,7 @@ def evaluate(run: Run) -> Evaluation:
         EmptyCellError: the test split is empty.
     """
     check_defences(run.config)
-    check_servers(run.config)
+    check_servers(run.config, arm_names(run.config.align, parts_of(run)))
     atlas, arms = identify(run), align(run)
     examples = run.examples(run.config.evaluate.split)
     with crew().leader_first():

@@ -37,7 +37,7 @@ def run_all(run: Run) -> Summary:
     """Identify, explain, verify, align, evaluate, report; finished stages are taken as they are."""
     names_of(run.config)
     check_defences(run.config)
-    check_servers(run.config)
+    check_servers(run.config, arm_names(run.config.align, parts_of(run)))
     check_trackers(run.config.align.track)
     run.write_text("config.yaml", commented(run.config))
     run.reporter.say(budget(run))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,18 +21,29 @@ from precise_shield.workflows.context import Run
 from precise_shield.workflows.sections.servers import ServerSection
 
 BASE = "base"
+PUT_TOGETHER = ("random-suppressed-", "left-out-", "own-")
+"""How conditions begin that are no trainings of their own."""
 
 
-def check_servers(config: Config) -> None:
+def check_servers(config: Config, arms: Collection[str] = ()) -> None:
     """Refuse servers that cannot be, before anything is loaded or asked.
 
+    Args:
+        config: the run's.
+        arms: names of the trainings beside which they stand.
+
     Raises:
-        ConfigError: a url is none, or two servers have one name or that of a state of the model.
+        ConfigError: a url is none, or two servers have one name or that of another condition.
     """
     names = [each.name for each in config.evaluate.servers]
+    taken = {BASE, "aligned", "suppressed", *arms, *config.evaluate.defences}
     for section in config.evaluate.servers:
         _server(section)
-        if names.count(section.name) > 1 or section.name in (BASE, "aligned", "suppressed"):
+        if (
+            names.count(section.name) > 1
+            or section.name in taken
+            or section.name.startswith(PUT_TOGETHER)
+        ):
             raise ConfigError(
                 f"evaluate.servers: the name {section.name!r} is taken; take another."
             )
@@ -57,13 +68,16 @@ def served(
     """Answers of every configured server on the same prompts, and what servers cannot give.
 
     Raises:
+        ConfigError: two servers cannot be told apart.
         DataError: a picture cannot be opened.
         ServerError: a server refuses, or fails more often than it is retried; answers so far are
             kept.
     """
     conditions, responses = [], {}
-    for section in run.config.evaluate.servers:
-        server = identified(_server(section), Cache(run.folder / "served"))
+    cache = Cache(run.folder / "served")
+    for section, server in _told_apart(
+        [(each, identified(_server(each), cache)) for each in run.config.evaluate.servers]
+    ):
         conditions.append(
             Condition(name=section.name, kind="served", label=section.name, note=server.describe())
         )
@@ -75,6 +89,20 @@ def served(
             " these conditions are not there"
         )
     return conditions, responses
+
+
+def _told_apart(servers: list[tuple[ServerSection, Server]]) -> list[tuple[ServerSection, Server]]:
+    """Servers as they are; answers are kept under what a server is said to be, without its url."""
+    known: dict[tuple[str, str], str] = {}
+    for section, server in servers:
+        what = server.describe(), digest([section.template, section.extra])
+        first = known.setdefault(what, section.name)
+        if first != section.name:
+            raise ConfigError(
+                f"evaluate.servers: {first!r} and {section.name!r} are both {what[0]}, so that one"
+                " would be given the other's answers. Say with revision which weights each serves."
+            )
+    return servers
 
 
 def _answers(
