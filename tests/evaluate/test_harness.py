@@ -18,7 +18,8 @@ def test_results_are_read_with_intervals_of_shares_alone():
     rows = [{"filter": "none", "acc": float(n % 4 == 0), "length": n} for n in range(8)]
     rows += [{"filter": "strict", "acc": 1.0}]
     results = {"alias": "toys", "sample_len": 8, "acc,none": 0.25, "acc_stderr,none": "N/A",
-               "length,none": 3.5, "acc,strict": 1.0}  # fmt: skip
+               "length,none": 3.5, "acc,strict": 1.0,
+               "f1,none": float("nan"), "bits,none": float("inf")}  # fmt: skip
     found = {s.metric: s for s in scores_of({"results": {"toys": results},
                                              "samples": {"toys": rows}})}  # fmt: skip
     assert list(found) == ["acc,none", "length,none", "acc,strict"]

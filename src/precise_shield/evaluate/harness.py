@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from importlib import import_module
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from precise_shield.models.loading import LoadedModel
 
 @dataclass(frozen=True)
 class TaskScore:
-    """One metric of one task; NaN-free: what lm-eval gives no number for is left out."""
+    """One metric of one task; what lm-eval gives no finite number for is left out."""
 
     task: str
     metric: str
@@ -108,7 +109,8 @@ def scores_of(found: Mapping[str, Any]) -> list[TaskScore]:
     for task, row in found["results"].items():
         for metric, value in row.items():
             name, _, which = metric.partition(",")
-            if not which or name.endswith("_stderr") or not isinstance(value, int | float):
+            number = isinstance(value, int | float) and isfinite(value)
+            if not which or name.endswith("_stderr") or not number:
                 continue
             samples = [s for s in found.get("samples", {}).get(task, ()) if _of(s, which)]
             each = [sample.get(name) for sample in samples]
