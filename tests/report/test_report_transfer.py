@@ -3,7 +3,7 @@
 from precise_shield.core.summary import TrainedOn, Transfer, TransferCell
 from precise_shield.report.markdown import render_markdown
 from precise_shield.report.page import render_html
-from precise_shield.report.transfer import transfer_figure, transfer_tables
+from precise_shield.report.transfer import _value, transfer_figure, transfer_tables
 from precise_shield.report.view import View
 from precise_shield.report.words import MINUS
 from report.fixture import realistic
@@ -37,15 +37,18 @@ def test_trained_places_are_marked_and_what_was_not_compared_says_so():
     ]
     summary = plain.model_copy(update={"conditions": conditions, "transfer": Transfer(cells=cells)})
     figure = transfer_figure(View(summary))
+    assert _value(cell("zero-shot", "en", True, value=None), "zero-shot").sub == "trained"
     drawn, beyond = (str(panel.svg) for panel in figure.panels)
     assert drawn.count(">trained<") == 3
     assert all(said in drawn for said in ("untouched", "undef.", ">75<"))
     assert f"{MINUS}30" in beyond
     assert beyond.count("no random rows to compare with") == 3
     rows = [[entry.text for entry in row] for row in figure.table.rows]
-    assert rows[2][:4] == ["language", "English", "English", "trained"]
-    assert rows[4][2] == "all unseen"
-    assert rows[4][10] == f"{MINUS}5.0, undefined"
+    assert rows[2][0] == "language"
+    assert rows[2][2:5] == ["English", "English", "trained"]
+    assert rows[2][1] == View(summary).label("zero-shot") != rows[0][1]
+    assert rows[4][3] == "all unseen"
+    assert rows[4][11] == f"{MINUS}5.0, undefined"
     assert "Transfer: trained on one part" in render_markdown(summary)
     assert "transfer-matrix" in render_html(summary)
     assert "transfer-matrix" not in render_html(plain)

@@ -97,7 +97,8 @@ def _untouched(cell: TransferCell) -> Square:
 
 def _value(cell: TransferCell | None, arm: str) -> Square:
     if cell is None or cell.value is None:
-        return Square(nan, "undef.", tip=f"{arm}: nothing scored")
+        seen = "trained" if cell is not None and cell.seen else ""
+        return Square(nan, "undef.", seen, f"{arm}: nothing scored")
     tip = (
         f"{arm}, {cell.column}: {points(cell.difference)} points"
         f" {_span(cell.low, cell.high)} n={cell.n} unscored={cell.unscored}"
@@ -121,6 +122,7 @@ def transfer_table(view: View) -> Table:
     rows: Rows = [
         [
             cell.axis,
+            view.label(cell.condition),
             _row_name(view, cell.condition, cell.axis),
             "all unseen" if cell.column is None else _NAMES[cell.axis](cell.column),
             "trained" if cell.seen else "transfer",
@@ -138,8 +140,8 @@ def transfer_table(view: View) -> Table:
         for cell in _cells(view)
     ]
     columns = [
-        "by", "trained on", "asked in", "place", "measure", "untouched", "arm", "change, points",
-        "n", "unscored", "random rows, change", "beyond random, points", "p", "p (Holm)",
+        "by", "arm", "trained on", "asked in", "place", "measure", "untouched", "rate",
+        "change, points", "n", "unscored", "random rows, change", "beyond random, points", "p", "p (Holm)",
     ]  # fmt: skip
     return table(
         "Transfer: trained on one part of the data, asked in every other",
