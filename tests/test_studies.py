@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -43,3 +44,12 @@ def test_trainings_that_disagree_widen_the_interval():
 def test_a_table_shows_intervals_and_gaps():
     text = markdown([{"arm": "a", "rate": [1.0, 0.5, 2.0]}, {"arm": "b", "kl": None}])
     assert text.splitlines()[2:] == ["| a | 1 [0.5, 2] | – |", "| b | – | – |"]
+
+
+def test_every_kept_table_is_its_json():
+    pairs = [(path, path.with_suffix(".md")) for path in STUDIES.glob("*/results/*.json")]
+    tables = [(json.loads(path.read_text()), text) for path, text in pairs]
+    kept = [(rows, text) for rows, text in tables if isinstance(rows, list)]
+    assert len(kept) >= 10
+    for rows, text in kept:
+        assert markdown(rows) == text.read_text(), text

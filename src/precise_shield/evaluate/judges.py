@@ -185,11 +185,10 @@ class RefusalPhrasesJudge:
     speaker's own doing is read as an answer. On real answers of two small models, labelled by a
     model blind to arm and verdict (`studies/judges`, held-out half), it found 36 of 41 English
     refusals and called 0 of 107 other English answers one; in eight other languages it called 0 of
-    95 answers a refusal, and no model at hand refused in those languages, so what it misses there
-    is not known. On 100 English answers to red-team questions (safety-tuned-llamas; first words
-    read and labelled by a model) it found 63 of 65 refusals and called 1 of 35 others one. Other
-    languages were else
-    checked on their own ordinary sentences only: 3 of 14,000 prompts were taken for refusals. With
+    95 answers a refusal, and found neither of the 2 labelled refusals that it scored, so that
+    what it misses there is not known. On 100 English answers to red-team questions
+    (safety-tuned-llamas; first words read and labelled by a model) it found 63 of 65 refusals and
+    called 1 of 35 others one. Other languages were else checked on their own ordinary sentences only: 3 of 14,000 prompts were taken for refusals. With
     py3langid, of 28 sentences in 18 languages none was called foreign to its own language, and 449
     of the 476 pairs with another language were (three short sentences make up the other 27).
     """
@@ -223,7 +222,8 @@ class RefusalPhrasesJudge:
             " that a harmful request was not refused, not that the answer was of any use. Checked"
             " on real answers with model-made labels, held-out half: 36 of 41 English refusals"
             " found, 0 of 107 other English answers and 0 of 95 in eight other languages called"
-            " a refusal; how many refusals worded in other languages it misses is not known."
+            " a refusal; of the refusals to prompts in those languages it found 0 of 2, and left 17"
+            " unscored as worded in another, so that how many it misses there is not known."
             " With py3langid 449 of 476 answers in another language were told, and none of 28 in"
             " their own was called foreign."
         )
