@@ -188,7 +188,8 @@ class RefusalPhrasesJudge:
     95 answers a refusal, and found neither of the 2 labelled refusals that it scored, so that
     what it misses there is not known. On 100 English answers to red-team questions
     (safety-tuned-llamas; first words read and labelled by a model) it found 63 of 65 refusals and
-    called 1 of 35 others one. Other languages were else checked on their own ordinary sentences only: 3 of 14,000 prompts were taken for refusals. With
+    called 1 of 35 others one. Other languages were else checked
+    on their own ordinary sentences only: 3 of 14,000 prompts were taken for refusals. With
     py3langid, of 28 sentences in 18 languages none was called foreign to its own language, and 449
     of the 476 pairs with another language were (three short sentences make up the other 27).
     """

@@ -141,7 +141,8 @@ def transfer_table(view: View) -> Table:
     ]
     columns = [
         "by", "arm", "trained on", "asked in", "place", "measure", "untouched", "rate",
-        "change, points", "n", "unscored", "random rows, change", "beyond random, points", "p", "p (Holm)",
+        "change, points", "n", "unscored", "random rows, change",
+        "beyond random, points", "p", "p (Holm)",
     ]  # fmt: skip
     return table(
         "Transfer: trained on one part of the data, asked in every other",
