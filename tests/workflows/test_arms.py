@@ -32,6 +32,7 @@ from precise_shield.workflows.plans import arm_names, plans
 from precise_shield.workflows.search import matched, search_facts, settle
 from precise_shield.workflows.sections.gate import SearchSection
 from precise_shield.workflows.stopping import stop_of
+from precise_shield.workflows.work import Probing, work_of
 
 CONFIG = """
 name: arms
@@ -174,6 +175,8 @@ def test_every_arm_gets_the_same_search(run, arms):
     picked = settle(again)["aligned"]
     receipt = {arm.condition.name: arm.receipt for arm in align(again)}["aligned"]
     assert (receipt.learning_rate, receipt.steps) == (picked.learning_rate, picked.max_steps)
+    counted = work_of(Probing(again.config, again.folder))
+    assert any(f"base, {len(facts.trials)} search trials" in each.what for each in counted)
     assert search_facts(run) is None
 
 

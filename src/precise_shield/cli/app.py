@@ -15,6 +15,7 @@ from precise_shield.cli.launch import launch
 from precise_shield.core.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
+    from precise_shield.workflows.config import Config
     from precise_shield.workflows.context import Run
     from precise_shield.workflows.sections.model import ModelSection
 
@@ -75,17 +76,34 @@ def opened(
     quiet: bool,
 ) -> Iterator[Run]:
     """The run that the shared options describe."""
-    from precise_shield.workflows.config import load_config
     from precise_shield.workflows.context import started
+
+    read = read_config(config, changes, limit, device, dtype)
+    yield started(read, out, quiet=quiet)
+
+
+def read_config(
+    path: Path,
+    changes: list[str] | None,
+    limit: int | None,
+    device: str | None,
+    dtype: str | None,
+) -> Config:
+    """The configuration in a file, as the shared options change it.
+
+    Raises:
+        ConfigError: it cannot be read, or a key or value is wrong.
+    """
+    from precise_shield.workflows.config import load_config
 
     extra = list(changes or [])
     extra += [f"model.device={device}"] if device else []
     extra += [f"model.dtype={dtype}"] if dtype else []
-    read = load_config(config, extra)
+    read = load_config(path, extra)
     if limit is not None:
         for source in read.data.sources:
             source.limit = limit
-    yield started(read, out, quiet=quiet)
+    return read
 
 
 def model_section(path: str, *, trust_remote_code: bool, **given: str | None) -> ModelSection:

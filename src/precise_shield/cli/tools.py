@@ -12,13 +12,17 @@ from precise_shield.cli.app import (
     Dtype,
     GgufFile,
     Json,
-    ModelArg,
+    Limit,
     Revision,
+    Set,
     Trust,
     app,
     model_section,
+    read_config,
     show,
 )
+from precise_shield.cli.launch import launch
+from precise_shield.core.errors import ConfigError
 
 
 @app.command()
@@ -60,7 +64,15 @@ def list_(as_json: Json = False) -> None:
 
 @app.command()
 def doctor(
-    model: ModelArg,
+    model: Annotated[
+        str, typer.Argument(help="Hub id, folder, .gguf file or `sandbox`; a CONFIG for --probe.")
+    ],
+    probe: Annotated[
+        bool,
+        typer.Option("--probe", help="Time real batches of a CONFIG and plan time and memory."),
+    ] = False,
+    changes: Set = None,
+    limit: Limit = None,
     gguf_file: GgufFile = None,
     revision: Revision = None,
     device: Device = None,
@@ -68,7 +80,24 @@ def doctor(
     trust_remote_code: Trust = False,
     as_json: Json = False,
 ) -> None:
-    """Say what the tool sees in a model before anything runs."""
+    """Say what the tool sees in a model before anything runs, and how long a CONFIG would take."""
+    if probe:
+        if gguf_file or revision or trust_remote_code:
+            raise ConfigError(
+                "--probe takes a CONFIG, which names its model; set model.gguf_file,"
+                " model.revision or model.trust_remote_code there, or with --set."
+            )
+        from precise_shield.workflows.timeplan import lines
+        from precise_shield.workflows.timeplan import probe as timed
+
+        found = timed(read_config(Path(model), changes, limit, device, dtype))
+        if as_json:
+            show(found, as_json=True)
+        elif launch().speaks:
+            typer.echo("\n".join(lines(found)))
+        return
+    if changes or limit is not None:
+        raise ConfigError("--set and --limit change a CONFIG; give one, with --probe.")
     from precise_shield.workflows.doctor import doctor as work
 
     section = model_section(

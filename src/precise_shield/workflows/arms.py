@@ -256,7 +256,7 @@ def _learn(
 ) -> tuple[Deltas, FitResult]:
     """The training itself; the model holds its result afterwards."""
     bound, neurons = run.bound, plan.neurons
-    batches, stop = _Batches(run, plan, spec), stop_of(run)
+    batches, stop = Shuffled(run, plan, spec), stop_of(run)
     done = checkpoint_step(stage.path("checkpoint"))
     with (
         tracked(
@@ -328,7 +328,7 @@ def again(stage: Stage, name: str, save: Callable[[Path], None]) -> None:
     save(stage.path(name))
 
 
-class _Batches:
+class Shuffled:
     """Shuffled rows, encoded when they are asked for; equal epochs give equal batches."""
 
     def __init__(self, run: Run, plan: Plan, spec: FitSpec) -> None:

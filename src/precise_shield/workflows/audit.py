@@ -53,7 +53,7 @@ def audit(run: Run, atlas: Atlas, arm: Arm) -> Audit:
         ReceiptError: the model is not bit for bit what it was.
     """
     section = run.config.evaluate
-    prompts = _prompts(run.examples(section.split), section.audit_rows)
+    prompts = attacked(run.examples(section.split), section.audit_rows)
     before = checked_fingerprint(run.loaded.model)
     columns: dict[str, Outcomes] = {}
     controls = {}
@@ -72,7 +72,7 @@ def audit(run: Run, atlas: Atlas, arm: Arm) -> Audit:
     return Audit(condition=arm.condition.name, neurons=len(atlas.neurons), rows=rows, restored=True)
 
 
-def _prompts(examples: Sequence[Example], most: int) -> list[Example]:
+def attacked(examples: Sequence[Example], most: int) -> list[Example]:
     """Harmful prompts, whole groups while they fit; chosen by hash."""
     harmful = [example for example in examples if example.harm == "harmful"]
     if not harmful:

@@ -32,8 +32,16 @@ def doctor(section: ModelSection) -> dict[str, Any]:
     Raises:
         UserError: the architecture is unknown or has no readable configuration.
     """
-    spec = spec_of(section)
-    found = skeleton(spec)
+    return {**describe(section), "files": _files(spec_of(section))}
+
+
+def describe(section: ModelSection) -> dict[str, Any]:
+    """Architecture, towers, units and memory, from the configuration alone.
+
+    Raises:
+        UserError: the architecture is unknown or has no readable configuration.
+    """
+    found = skeleton(spec_of(section))
     towers = {}
     for tower in layouts_for(found.config.model_type):
         towers[tower] = _tower(found.model, tower)
@@ -48,7 +56,6 @@ def doctor(section: ModelSection) -> dict[str, Any]:
         "device": str(pick_device(section.device)),
         "towers": towers,
         "memory_mib": _memory(found.model, towers["text"], parameters * BYTES.get(dtype, 4)),
-        "files": _files(spec),
     }
 
 

@@ -44,7 +44,7 @@ def inter_layer(run: Run, atlas: Atlas) -> InfluenceFacts | None:
     section = run.config.explain.influence
     if not section.on:
         return None
-    prompts = _capped(run, section.split, section.per_cell, harmful_only=True)
+    prompts = capped(run, section.split, section.per_cell, harmful_only=True)
     layers = by_layer(atlas.neurons)
     if len(layers) < 2 or not prompts:
         why = "fewer than two layers hold neurons" if prompts else "there is no harmful prompt"
@@ -111,7 +111,7 @@ def writes(run: Run, atlas: Atlas) -> Writes | None:
     section = run.config.explain.writes
     if not section.on:
         return None
-    prompts = _capped(run, "probe", section.per_cell, harmful_only=False)
+    prompts = capped(run, "probe", section.per_cell, harmful_only=False)
     collected = collect_stats(run)
     made_by = run.made_by(
         prompts,
@@ -170,7 +170,7 @@ def _driver(example: Example, activation: float) -> Driver:
     )
 
 
-def _capped(run: Run, split: Split, per_cell: int, *, harmful_only: bool) -> list[Example]:
+def capped(run: Run, split: Split, per_cell: int, *, harmful_only: bool) -> list[Example]:
     """The first prompts of every cell of a split."""
     counts: dict[object, int] = {}
     kept = []

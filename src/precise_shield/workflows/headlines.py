@@ -134,7 +134,7 @@ def _log_odds(
     for row in run.data.examples:
         if row.harm == "harmful" and row.target:
             texts.setdefault(row.language, set()).add(row.target)
-    prompts = _sampled(
+    prompts = readout_rows(
         [example for example in examples if example.language in texts],
         run.config.evaluate.readout_rows,
     )
@@ -161,7 +161,7 @@ def _log_odds(
     return odds
 
 
-def _sampled(examples: Sequence[Example], most: int) -> list[Example]:
+def readout_rows(examples: Sequence[Example], most: int) -> list[Example]:
     """About `most` prompts, evenly from cells and from matched and other benign; parallel."""
     piles: dict[object, list[Example]] = {}
     for cell, rows in by_cell(examples).items():

@@ -39,7 +39,7 @@ def headroom(run: Run, arms: Sequence[Arm] = ()) -> Headroom | None:
     section = run.config.explain.headroom
     if not section.on:
         return None
-    fit, test = (_kept(run, split) for split in (section.fit_split, section.split))
+    fit, test = (asked_rows(run, split) for split in (section.fit_split, section.split))
     rows: list[HeadroomRow] = []
     told = f"Headroom was not measured: split {section.fit_split!r} or {section.split!r} is empty."
     if fit and test:
@@ -61,7 +61,7 @@ def headroom(run: Run, arms: Sequence[Arm] = ()) -> Headroom | None:
     )
 
 
-def _kept(run: Run, split: Split) -> list[Example]:
+def asked_rows(run: Run, split: Split) -> list[Example]:
     """The first groups of every cell and kind of benign request, in the order of the data."""
     seen: dict[object, set[str]] = {}
     kept = []

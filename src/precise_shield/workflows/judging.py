@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import nan
 
 from precise_shield.core.records import Example, Response, Verdict
@@ -28,11 +29,8 @@ def drift(run: Run, state: State, examples: list[Example], said: dict[str, str])
     An answer is the example's own target or, without one, what the base model said.
     """
     answers = {e.id: e.target or said[e.id] for e in examples if e.harm == "benign"}
-    benign = [e for e in examples if answers.get(e.id)]
-    cells = by_cell(benign)
-    take = max(1, run.config.evaluate.kl_rows // max(1, len(cells)))
-    rows = [e for cell in cells.values() for e in cell[:take]]
-    if not rows or not run.config.evaluate.kl_rows:
+    rows = drifting([e for e in examples if answers.get(e.id)], run.config.evaluate.kl_rows)
+    if not rows:
         return nan
     texts = [answers[row.id] for row in rows]
     stage = run.store.stage("drift", run.made_by(rows, texts=digest(texts), **state.made_by))
@@ -47,3 +45,10 @@ def drift(run: Run, state: State, examples: list[Example], said: dict[str, str])
             )
             stage.write_json("drift.json", {"kl": float(values.mean()), "n": len(rows)})
     return float(stage.read_json("drift.json")["kl"])
+
+
+def drifting(benign: Sequence[Example], most: int) -> list[Example]:
+    """About `most` of the benign examples, the first of every cell; none for 0."""
+    cells = by_cell(benign)
+    take = max(1, most // max(1, len(cells))) if most else 0
+    return [example for cell in cells.values() for example in cell[:take]]

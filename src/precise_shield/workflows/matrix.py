@@ -28,7 +28,7 @@ def matrix(run: Run) -> list[MatrixCell]:
         ConfigError: a set expression does not parse.
     """
     section, surgery = run.config.verify.matrix, Surgery(run)
-    prompts = _prompts(run)
+    prompts = matrix_prompts(run)
     made_by = key(run, *prompts, matrix=section.model_dump())
     stage = run.store.stage("matrix", made_by)
     with run.working(stage, f"set by cell on {len(prompts)} prompts") as todo:
@@ -75,7 +75,8 @@ def _many(name: str, atlas: Atlas) -> list[str]:
     return [*(each for each in sorted(atlas.sets) if each.startswith("MS:")), *shared, *rest]
 
 
-def _prompts(run: Run) -> list[Example]:
+def matrix_prompts(run: Run) -> list[Example]:
+    """Harmful prompts of the verified split, a few of every cell."""
     rows = [row for row in run.examples(run.config.verify.split) if row.harm == "harmful"]
     return [
         row for cell in by_cell(rows).values() for row in cell[: run.config.verify.matrix.per_cell]

@@ -48,9 +48,9 @@ def utility(
     benign = [example for example in examples if example.harm == "benign"]
     said = {row.example: row.text for row in responses[reference]}
     given = [(e, text) for e in benign if (text := e.target or said[e.id])]
-    picks = _sampled([e for e in benign if options(e)], run.config.evaluate.utility_rows)
+    picks = scored_rows([e for e in benign if options(e)], run.config.evaluate.utility_rows)
     asked = [(e, letter) for e in picks for letter in options(e)]
-    kept = {e.id for e in _sampled([e for e, _ in given], run.config.evaluate.utility_rows)}
+    kept = {e.id for e in scored_rows([e for e, _ in given], run.config.evaluate.utility_rows)}
     spoken = _scored(run, states, [pair for pair in given if pair[0].id in kept], "perplexity of")
     chosen = _scored(run, states, asked, "choices of")
     found = Utility(harness=harness(run, states))
@@ -74,7 +74,7 @@ def utility(
     return found
 
 
-def _sampled(examples: Sequence[Example], most: int) -> list[Example]:
+def scored_rows(examples: Sequence[Example], most: int) -> list[Example]:
     """About `most` examples, evenly over languages; chosen by group, so parallel."""
     piles: dict[str, list[Example]] = {}
     for example in examples:

@@ -38,7 +38,7 @@ def verify(run: Run) -> Verification:
 
 def _first(run: Run) -> Verification:
     surgery, section = Surgery(run), run.config.verify
-    prompts = _prompts(run)
+    prompts = verified_prompts(run)
     made_by = key(run, *prompts, random_sets=section.random_sets)
     stage = run.store.stage("verify", made_by)
     what = f"verify on {len(prompts)} prompts against {section.random_sets} random sets"
@@ -78,7 +78,12 @@ def _causal(run: Run) -> Causal:
     return found
 
 
-def _prompts(run: Run) -> list[Example]:
+def verified_prompts(run: Run) -> list[Example]:
+    """Harmful prompts of the verified split, at most `verify.per_cell` a cell.
+
+    Raises:
+        EmptyCellError: there is none.
+    """
     section = run.config.verify
     kept: dict[object, list[Example]] = {}
     for example in run.examples(section.split):
