@@ -10,6 +10,7 @@ import torch
 from typer.testing import CliRunner
 
 from precise_shield.cli import app
+from precise_shield.core.errors import ConfigError
 from precise_shield.data.manifest import Loaded
 from precise_shield.identify.collect import Stats
 from precise_shield.models.weights import checked_fingerprint
@@ -169,6 +170,13 @@ def test_a_table_adds_up_and_says_what_does_not_fit(config_text, tmp_path, monke
     shown = timeplan.lines(found)
     assert any(line.startswith("PROBLEM  step") for line in shown)
     assert any("336 answer" in line and "301 s" in line for line in shown)
+
+
+@pytest.mark.parametrize("words", [["--set", "a.b=1"], ["--probe", "--revision", "x"]])
+def test_options_of_a_configuration_and_of_a_model_are_kept_apart(words):
+    said = CliRunner().invoke(app, ["doctor", "sandbox", *words])
+    assert isinstance(said.exception, ConfigError)
+    assert "CONFIG" in str(said.exception)
 
 
 def test_weights_that_do_not_fit_are_said_before_they_are_loaded(config_text, monkeypatch):

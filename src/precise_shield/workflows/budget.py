@@ -25,7 +25,8 @@ def budget(run: Run) -> str:
     test = run.examples(section.evaluate.split)
     conditions = 1 + len(arm_names(section.align, parts_of(run))) + 1
     conditions += section.evaluate.random_suppressions
-    conditions += len(section.align.damp.scopes) * (1 + section.align.damp.random_seeds)
+    if section.align.damp.on:
+        conditions += len(section.align.damp.scopes) * (1 + section.align.damp.random_seeds)
     conditions += len(section.evaluate.defences) + len(section.evaluate.servers)
     parts = [Asked(f"{conditions} conditions x {len(test)} test prompts", test, conditions)]
     parts += _search(run) + _gate(run)

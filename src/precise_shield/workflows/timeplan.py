@@ -45,7 +45,8 @@ KNOBS = {
 }
 
 LEFT_OUT = (
-    "loading and hashing the model, reading data, judging, served models, early stopping, bootstrap and shuffled-label draws,"
+    "loading and hashing the model, reading data, judging, served models, early stopping,"
+    " bootstrap and shuffled-label draws,"
     " writing files and pages; answers count at their full length though most stop sooner; arms"
     " of another form (full, lora, benign_rows) are priced as the configured form; kept parts"
     " (align.cache), finished stages and further processes, which make it faster, are not"
