@@ -268,7 +268,8 @@ def prepared(
         frozen = Frozen(deltas)
         if variant.kept:
             frozen = Kept(deltas, spec, CacheSpec(), Crew(), lambda _: None)
-            frozen.checked = True  # that check is once a training, and this is one batch of it
+            # That check is once a training and kind of batch, and this is one batch of it.
+            frozen.checked = {False, True}
     else:
         model, learning = peft_model(bound, neurons, variant.kind)
         frozen = Theirs(bound, model, size, variant.kept)
