@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -151,11 +151,22 @@ class Run:
 
     def own_answers(self, rows: list[Example]) -> dict[str, str]:
         """What the model as it came answers: the benign arm of data that bring no answers."""
+        answers = self.own_words("own-answers", rows, f"own answers to {len(rows)} benign prompts")
+        silent = [key for key, text in answers.items() if not text.strip()]
+        if silent:
+            raise DataError(
+                f"the model gave an empty answer to {len(silent)} benign prompts, the first"
+                f" {silent[0]}; bring targets, or set data.benign_targets to opener."
+            )
+        return answers
+
+    def own_words(self, name: str, rows: Sequence[Example], what: str) -> dict[str, str]:
+        """Beginnings of the untouched model's answers by prompt, in a stage of that name."""
         limit = self.config.data.benign_tokens
-        stage = self.store.stage("own-answers", self.made_by(rows, limit=limit))
-        with self.working(stage, f"own answers to {len(rows)} benign prompts", by="all") as todo:
+        stage = self.store.stage(name, self.made_by(rows, limit=limit))
+        with self.working(stage, what, by="all") as todo:
             if todo:
-                with self.reporter.bar("own answers", len(rows)) as advance:
+                with self.reporter.bar(name.replace("-", " "), len(rows)) as advance:
                     said = answered(
                         self,
                         rows,
@@ -166,16 +177,7 @@ class Run:
                     )
                 if crew().leads:
                     stage.write_table("responses.jsonl", said)
-        answers = {
-            each.example: each.text for each in stage.read_table("responses.jsonl", Response)
-        }
-        silent = [key for key, text in answers.items() if not text.strip()]
-        if silent:
-            raise DataError(
-                f"the model gave an empty answer to {len(silent)} benign prompts, the first"
-                f" {silent[0]}; bring targets, or set data.benign_targets to opener."
-            )
-        return answers
+        return {each.example: each.text for each in stage.read_table("responses.jsonl", Response)}
 
     @property
     def sharded(self) -> bool:

@@ -7,14 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from precise_shield.core.errors import EmptyCellError
-from precise_shield.core.parallel import crew
 from precise_shield.core.records import Example, Label, Response
 from precise_shield.core.summary import OwnResponses
 from precise_shield.data.contrast import by_cell
 from precise_shield.workflows.answers import judge_with
 from precise_shield.workflows.context import Run
 from precise_shield.workflows.judges import make, names_of
-from precise_shield.workflows.together import answered
 
 UNREADABLE: tuple[Label, ...] = ("degenerate", "unclear", "off_language")
 """Labels of responses that neither refuse nor answer; they are dropped, and counted."""
@@ -54,7 +52,8 @@ def own_rows(run: Run, examples: Sequence[Example], least: int = 2) -> OwnRows:
     Raises:
         EmptyCellError: none is left.
     """
-    said = {row.example: row.text for row in _said(run, examples)}
+    what = f"own responses to {len(examples)} probing prompts"
+    said = run.own_words("own-responses", examples, what)
     labels = _labels(run, examples, said)
     kinds: dict[str, list[Example]] = {"refused": [], "complied": [], "answered": []}
     dropped: dict[str, Counter[str]] = {}
@@ -98,26 +97,6 @@ def _kind(row: Example, label: Label, text: str) -> str:
     if label == "refusal":
         return "refused" if row.harm == "harmful" else "benign refused"
     return "complied" if row.harm == "harmful" else "answered"
-
-
-def _said(run: Run, examples: Sequence[Example]) -> list[Response]:
-    limit = run.config.data.benign_tokens
-    stage = run.store.stage("own-responses", run.made_by(examples, limit=limit))
-    what = f"own responses to {len(examples)} probing prompts"
-    with run.working(stage, what, by="all") as todo:
-        if todo:
-            with run.reporter.bar("own responses", len(examples)) as advance:
-                said = answered(
-                    run,
-                    examples,
-                    condition="base",
-                    max_new_tokens=limit,
-                    batch_size=run.config.evaluate.batch_size,
-                    on_batch=lambda part: advance(len(part)),
-                )
-            if crew().leads:
-                stage.write_table("responses.jsonl", said)
-    return stage.read_table("responses.jsonl", Response)
 
 
 def _labels(run: Run, examples: Sequence[Example], said: dict[str, str]) -> dict[str, Label]:
