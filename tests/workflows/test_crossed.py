@@ -19,7 +19,7 @@ from precise_shield.sandbox.manifest import examples as kingdom
 from precise_shield.workflows import collecting, own
 from precise_shield.workflows.collecting import collect_stats
 from precise_shield.workflows.context import started
-from precise_shield.workflows.damping import damping_arms, damping_states, driving, expertise
+from precise_shield.workflows.damping import damping_arms, damping_states, driving
 from precise_shield.workflows.explain import explain
 from precise_shield.workflows.factorial import OPENER_TOKENS, crossed_rows, deal
 from precise_shield.workflows.gate import require_stronger
@@ -219,7 +219,7 @@ def test_damping_is_the_edit_folded_in_and_never_forced_out(small, tmp_path, jud
     )
     run.config = run.config.model_copy(update={"align": section})
     atlas = identify(run)
-    neurons, told = driving(run, atlas), expertise(run)
+    neurons, told = driving(run, atlas)
     assert neurons
     assert not neurons & atlas.sets["all"]
     assert neurons & atlas.sets["complied:en/text"] == neurons

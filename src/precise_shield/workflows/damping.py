@@ -77,8 +77,8 @@ Planned = tuple[Condition, NeuronSet, dict[Site, Float[Tensor, " width"]]]
 
 def _planned(run: Run, atlas: Atlas) -> list[Planned]:
     section = run.config.align.damp
-    neurons = driving(run, atlas)
-    factors = factors_of(expertise(run), section.strength)
+    neurons, told = driving(run, atlas)
+    factors = factors_of(told, section.strength)
     note = f"strength {section.strength:g}, weighted by how well a neuron tells the two apart"
     chosen = Condition(
         name="damped",
@@ -104,8 +104,8 @@ def _planned(run: Run, atlas: Atlas) -> list[Planned]:
     return planned
 
 
-def driving(run: Run, atlas: Atlas) -> NeuronSet:
-    """The set that is damped: of `complied` sets alone, and never a neuron of the safety set.
+def driving(run: Run, atlas: Atlas) -> tuple[NeuronSet, dict[Site, Float[Tensor, " width"]]]:
+    """The set that is damped, of `complied` sets alone and never of the safety set, and expertise.
 
     Raises:
         ConfigError: the expression names another set, or own answers were not read.
@@ -131,7 +131,7 @@ def driving(run: Run, atlas: Atlas) -> NeuronSet:
         site: [unit for unit in units if told[site][unit] > 0.5]
         for site, units in found.units.items()
     }
-    return require(which, NeuronSet.of(driven), atlas.sets)
+    return require(which, NeuronSet.of(driven), atlas.sets), told
 
 
 def expertise(run: Run) -> dict[Site, Float[Tensor, " width"]]:
