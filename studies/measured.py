@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -18,6 +20,7 @@ from precise_shield.workflows.context import Run
 from precise_shield.workflows.judging import drift, judge
 
 Row = dict[str, object]
+S = TypeVar("S")
 Table = dict[str, bool | None]
 
 
@@ -107,6 +110,29 @@ def _sums(
             hit[place[groups[key]]] += value
             n[place[groups[key]]] += 1
     return hit, n
+
+
+def run_part(
+    parts: Mapping[str, Callable[[S], Iterator[Row]]],
+    make: Callable[[Path, str, Path], S],
+    results: Path,
+    *,
+    title: str,
+    model: str,
+    out: str,
+) -> None:
+    """A study's command: run one of its parts and keep its rows as they come."""
+    parser = argparse.ArgumentParser(description=title)
+    parser.add_argument("part", choices=parts)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--model", default=model)
+    parser.add_argument("--out", type=Path, default=Path(out))
+    options = parser.parse_args()
+    rows: list[Row] = []
+    for row in parts[options.part](make(options.data, options.model, options.out)):
+        rows.append(row)
+        print(json.dumps(row, ensure_ascii=False), flush=True)
+        keep(results, options.part, rows)
 
 
 def keep(folder: Path, part: str, rows: Sequence[Row]) -> None:

@@ -15,8 +15,6 @@ model, or its hub id. The tuned model stays in `--out`; it refuses more than its
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -41,7 +39,7 @@ from precise_shield.workflows.plans import Plan, plans, rows_of
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
-from measured import Row, Table, hits, keep, measured, over_seeds  # noqa: E402
+from measured import Row, Table, hits, measured, over_seeds, run_part  # noqa: E402
 
 LANGUAGES = ("en", "zh", "ko", "th", "it", "ar", "sw", "bn", "vi")
 UNTRAINED = ("sw", "bn", "vi")
@@ -243,20 +241,12 @@ PARTS: dict[str, Callable[[Study], Iterator[Row]]] = {
 }
 
 
-def main() -> None:
-    """Run one part and keep its rows as they come."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("part", choices=PARTS)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--model", default="google/gemma-3-270m")
-    parser.add_argument("--out", type=Path, default=Path("runs/study-gemma3"))
-    options = parser.parse_args()
-    rows: list[Row] = []
-    for row in PARTS[options.part](Study(options.data, options.model, options.out)):
-        rows.append(row)
-        print(json.dumps(row, ensure_ascii=False), flush=True)
-        keep(HERE / "results", options.part, rows)
-
-
 if __name__ == "__main__":
-    main()
+    run_part(
+        PARTS,
+        Study,
+        HERE / "results",
+        title=(__doc__ or "").splitlines()[0],
+        model="google/gemma-3-270m",
+        out="runs/study-gemma3",
+    )

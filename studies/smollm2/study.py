@@ -20,8 +20,6 @@ that was stopped goes on where it was.
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -53,7 +51,7 @@ from precise_shield.workflows.verify import CONTROL_SEED
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
-from measured import Row, Table, counted, hits, interval, keep, measured, over_seeds  # noqa: E402
+from measured import Row, Table, counted, hits, interval, measured, over_seeds, run_part  # noqa: E402
 
 RATES = (3e-3, 5e-3, 1e-2)
 POSITIONS = ("response_mean", "last_prompt")
@@ -381,20 +379,12 @@ PARTS: dict[str, Callable[[Study], Iterator[Row]]] = {
 }
 
 
-def main() -> None:
-    """Run one part and keep its rows as they come."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("part", choices=PARTS)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--model", default="HuggingFaceTB/SmolLM2-135M-Instruct")
-    parser.add_argument("--out", type=Path, default=Path("runs/study-smollm2"))
-    options = parser.parse_args()
-    rows: list[Row] = []
-    for row in PARTS[options.part](Study(options.data, options.model, options.out)):
-        rows.append(row)
-        print(json.dumps(row, ensure_ascii=False), flush=True)
-        keep(HERE / "results", options.part, rows)
-
-
 if __name__ == "__main__":
-    main()
+    run_part(
+        PARTS,
+        Study,
+        HERE / "results",
+        title=(__doc__ or "").splitlines()[0],
+        model="HuggingFaceTB/SmolLM2-135M-Instruct",
+        out="runs/study-smollm2",
+    )
