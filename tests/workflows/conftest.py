@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
 import judged
@@ -51,6 +53,14 @@ def finished(config_text, tmp_path_factory):
     """The run, its folder and its summary."""
     run = started(parse_config(config_text), tmp_path_factory.mktemp("runs") / "one", quiet=True)
     return run, run_all(run)
+
+
+@pytest.fixture(scope="session")
+def copied(finished, tmp_path_factory):
+    """A copy of the finished run's folder, for runs with other settings that reuse its stages: the
+    run itself holds its own stages alone, whichever tests came before."""
+    folder = tmp_path_factory.mktemp("copied") / "one"
+    return shutil.copytree(finished[0].folder, folder)
 
 
 @pytest.fixture(scope="session")

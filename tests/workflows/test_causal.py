@@ -23,12 +23,12 @@ from precise_shield.workflows.verify import verify
 
 
 @pytest.fixture(scope="module")
-def at_work(finished, config_text):
-    """The finished run's folder with other `verify` settings: collected stages are reused."""
+def at_work(finished, config_text, copied):
+    """The finished run, copied, with other `verify` settings: collected stages are reused."""
     run, _ = finished
 
     def again(*changes):
-        other = started(parse_config(config_text, changes), run.folder, quiet=True)
+        other = started(parse_config(config_text, changes), copied, quiet=True)
         other.__dict__["loaded"] = run.loaded
         return other
 

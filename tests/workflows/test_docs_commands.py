@@ -141,7 +141,7 @@ def world(finished, tmp_path, monkeypatch):
         Path(f"{name}.jsonl").write_text(text)
     for name in ("test", "public"):
         Path(f"{name}.jsonl").write_text(text.replace("question", "word").replace("-", "-b"))
-    atlas = min((run.folder / "stages" / "identify").glob("*/atlas.safetensors"))
+    (atlas,) = (run.folder / "stages" / "identify").glob("*/atlas.safetensors")
     for name in ("A", "B"):
         shutil.copytree(atlas.parent, name)
     return tmp_path

@@ -99,9 +99,9 @@ def test_a_second_run_reuses_every_stage(finished, config_text, monkeypatch):
     assert repeated.rates == summary.rates
 
 
-def test_another_p_selects_again_without_the_model(finished, config_text):
+def test_another_p_selects_again_without_the_model(finished, config_text, copied):
     run, _ = finished
-    other = again(config_text, run.folder, "identify.p=0.2")
+    other = again(config_text, copied, "identify.p=0.2")
     atlas = identify(other)
     reused = {cost.stage.split()[0]: cost.reused for cost in other.costs}
     assert reused == {"collect": True, "identify": False}

@@ -49,11 +49,11 @@ def test_the_curve_says_how_much_of_the_primary_set_each_p_keeps(finished):
     assert all(0 <= share <= 1 for share in kept.values())
 
 
-def test_sharing_at_the_last_prompt_is_that_of_sets_selected_there(finished, config_text):
+def test_sharing_at_the_last_prompt_is_that_of_sets_selected_there(finished, config_text, copied):
     """By way of a run that selects there, from the same statistics."""
     run, summary = finished
     config = parse_config(config_text, ["identify.position=last_prompt"])
-    other = started(config, run.folder, quiet=True)
+    other = started(config, copied, quiet=True)
     other.__dict__["loaded"] = run.loaded
     atlas = identify(other)
     for families, row in zip(comparable(atlas), summary.neurons.sharing, strict=True):
