@@ -160,4 +160,4 @@ def _shown(value: object) -> str:
         return f"{first} [{low}, {high}]"
     if isinstance(value, list):
         return ", ".join(map(_shown, value))
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return f"{value:.3g}" if isinstance(value, float) else str(value).replace("|", "\\|")

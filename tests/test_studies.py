@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from precise_shield.sandbox.world import held_out_combos, training_combos
 from precise_shield.workflows.config import load_config
 
 STUDIES = Path(__file__).parents[1] / "studies"
-sys.path.insert(0, str(STUDIES))
+sys.path[:0] = [str(STUDIES), str(STUDIES / "embedded")]
+from chain import hold_out  # noqa: E402
 from measured import markdown, over_seeds  # noqa: E402
 
 GROUPS = {str(n): f"g{n // 2}" for n in range(40)}
@@ -39,6 +41,17 @@ def test_trainings_that_disagree_widen_the_interval():
     two = over_seeds([hit, miss], [miss], GROUPS, draws=400)["difference"]
     assert one == [100.0, 100.0, 100.0]
     assert two == [50.0, 0.0, 100.0]
+
+
+def test_another_draw_holds_out_other_requests_and_draw_0_the_shipped_ones():
+    shipped = set(held_out_combos())
+    try:
+        hold_out(1)
+        assert 0 < len(shipped & set(held_out_combos())) < len(shipped)
+        assert not set(training_combos()) & set(held_out_combos())
+    finally:
+        hold_out(0)
+    assert set(held_out_combos()) == shipped
 
 
 def test_a_table_shows_intervals_and_gaps():

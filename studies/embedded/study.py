@@ -1,9 +1,16 @@
 """Study 3: what of the papers holds in the embedded world, and does the choice of neurons matter?
 
-    python studies/embedded/study.py size     # p and form, chosen against random rows
-    python studies/embedded/study.py arms     # every arm at the primary p
-    python studies/embedded/study.py causal   # scores and positions: sets, and their suppression
-    python studies/embedded/study.py tables   # results/*.json as results/*.md
+    python studies/embedded/study.py PART
+
+PART is one of:
+    size    p and form, chosen against random rows
+    arms    every arm at the primary p
+    sets    every score at every position: sizes, and overlap with the primary choice
+    causal  suppression: every score at the primary position, every position with the primary score
+    choice  the same choices, tuned, each against its own random rows
+    units   feed-forward neurons, attention units, both: suppressed, and tuned
+    shared  sets that modalities or languages share, tuned, at p up to 20 %
+    roles   deciding or writing: the sets of the two papers
 
 All figures are of the *validation* split: settings are compared here, so no test set is opened. A
 part resumes where it was stopped, for every training and answer is kept in the run folder.
@@ -13,20 +20,32 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Iterable, Iterator
 from importlib import resources
 from pathlib import Path
+from statistics import fmean
 
 from precise_shield import api
 from precise_shield.core.errors import UserError
+from precise_shield.core.rates import or_null
+from precise_shield.core.records import Example
 from precise_shield.workflows.conditions import aligned_state, base_state
 from precise_shield.workflows.context import Run
+from precise_shield.workflows.panel import Surgery, first_token_readout
 from precise_shield.workflows.validation import standing, validation_prompts
+from precise_shield.workflows.verify import CONTROL_SEED
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+from measured import Row, hits, keep  # noqa: E402
+
 PRIMARY_P = 0.03
 SIZES = (0.002, 0.005, 0.01, PRIMARY_P, 0.1, 0.2)
 RATES = (5e-3, 2e-2)
+RANDOM_SETS = 99
+"""Beside each suppressed set, so that p can reach 0.01."""
+
 SCORES = ("precise_shield", "one_anchor", "contrastive_difference", "effect_size")
 POSITIONS = ("response_mean", "first_decision", "last_prompt", "prompt_mean")
 DEMO = resources.files("precise_shield.workflows").joinpath("demos", "demo.yaml").read_text("utf-8")
@@ -39,7 +58,17 @@ FIXED = (
     "evaluate.kl_rows=120",
 )
 
-Row = dict[str, object]
+POINTS = [(score, POSITIONS[0]) for score in SCORES] + [(SCORES[0], at) for at in POSITIONS[1:]]
+"""Every score at the primary position, and every position with the primary score."""
+
+UNITS = {
+    "feed-forward": ("ffn",),
+    "attention": ("query", "key", "value"),
+    "both": ("ffn", "query", "key", "value"),
+}
+"""A row-masked LoRA has no rows in W_O, so its columns are left out."""
+
+SHARED = ("MLS", "ISN & TSN", "MS:en")
 
 
 def opened(out: Path, threads: int, changes: Iterable[str]) -> Run:
@@ -73,12 +102,7 @@ def size(out: Path, threads: int, seeds: int) -> Iterator[Row]:
                         f"align.random_seeds={seeds}",
                     ],
                 )
-                row: Row = {"form": form, "p": p, "rate": rate}
-                row["neurons"] = len(api.identify(run).neurons)
-                try:
-                    yield from [{**row, **found} for found in standings(run)]
-                except UserError as error:  # more than half of a layer has no random control
-                    yield {**row, "note": str(error)[:80]}
+                yield from tuned(run, {"form": form, "p": p, "rate": rate})
 
 
 def arms(out: Path, threads: int, seeds: int) -> Iterator[Row]:
@@ -91,80 +115,150 @@ def arms(out: Path, threads: int, seeds: int) -> Iterator[Row]:
             yield {"rate": rate, **row}
 
 
-def causal(out: Path, threads: int, seeds: int) -> Iterator[Row]:
-    """Sets by score and position at the primary p, and what suppressing them does to refusal."""
+def sets(out: Path, threads: int, seeds: int) -> Iterator[Row]:
+    """Sizes of the sets by score and position, and their overlap with the primary choice."""
     del seeds
+    primary = api.identify(chosen_by(out, threads, *POINTS[0]))
     for score in SCORES:
         for position in POSITIONS:
-            for chosen in ("MLS", "all"):
-                row: Row = {"score": score, "position": position, "set": chosen}
-                keys = [f"identify.score={score}", f"identify.position={position}"]
-                run = opened(
-                    out,
-                    threads,
-                    [
-                        *keys,
-                        f"identify.chosen={chosen}",
-                        "identify.positions=" + str(list(POSITIONS)),
-                    ],
-                )
-                try:
-                    row["neurons"] = len(api.identify(run).neurons)
-                    pooled = api.verify(run).readouts[0]
-                except UserError as error:  # an empty set is a result
-                    yield {**row, "note": str(error)[:80]}
-                    continue
-                random = sum(pooled.random) / len(pooled.random)
-                yield {
-                    **row,
-                    "n": pooled.n,
-                    "base": round(pooled.base, 3),
-                    "change": round(pooled.suppressed - pooled.base, 3),
-                    "random_change": round(random - pooled.base, 3),
-                    "p_value": pooled.p_value,
-                }
+            atlas = api.identify(chosen_by(out, threads, score, position))
+            row: Row = {"score": score, "position": position}
+            for name in ("all", "MLS"):
+                ours, theirs = atlas.sets[name], primary.sets[name]
+                row[name] = len(ours)
+                row[f"{name}_in_primary"] = or_null(ours.share_of(theirs))
+                row[f"{name}_chance"] = len(theirs) / sum(atlas.widths.values())
+            yield row
 
 
-PARTS = {"size": size, "arms": arms, "causal": causal}
+def causal(out: Path, threads: int, seeds: int) -> Iterator[Row]:
+    """What suppressing the sets of a score and position does to refusal, at the primary p."""
+    del seeds
+    for score, position in POINTS:
+        for chosen in ("all", "MLS"):
+            run = chosen_by(out, threads, score, position, f"identify.chosen={chosen}")
+            yield from suppressed(run, {"score": score, "position": position, "set": chosen})
 
 
-def tables() -> None:
-    """Write every stored result as a Markdown table beside it."""
-    for path in sorted((HERE / "results").glob("*.json")):
-        rows = json.loads(path.read_text(encoding="utf-8"))
-        keys = list(dict.fromkeys(key for row in rows for key in row))
-        lines = [" | ".join(keys), " | ".join("---" for _ in keys)]
-        lines += [" | ".join(_shown(row.get(key)) for key in keys) for row in rows]
-        text = "\n".join(f"| {line} |" for line in lines)
-        path.with_suffix(".md").write_text(text + "\n", encoding="utf-8")
-        print(path.with_suffix(".md"))
+def choice(out: Path, threads: int, seeds: int) -> Iterator[Row]:
+    """Tuning the set of a score and position against random rows of its own, at the primary p."""
+    for score, position in POINTS:
+        run = chosen_by(out, threads, score, position, f"align.random_seeds={seeds}")
+        yield from tuned(run, {"score": score, "position": position})
 
 
-def _shown(value: object) -> str:
-    if value is None:
-        return "–"
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+def units(out: Path, threads: int, seeds: int) -> Iterator[Row]:
+    """Feed-forward neurons, attention units and both: suppressed, and tuned."""
+    for name, kinds in UNITS.items():
+        run = opened(
+            out,
+            threads,
+            [f"identify.units=[{', '.join(kinds)}]", f"align.random_seeds={seeds}"],
+        )
+        yield from suppressed(run, {"units": name})
+        yield from tuned(run, {"units": name})
+
+
+def shared(out: Path, threads: int, seeds: int) -> Iterator[Row]:
+    """Sets that modalities or languages share, tuned, where `all` has no random control."""
+    for p in (PRIMARY_P, *(p for p in SIZES if p > PRIMARY_P)):
+        for chosen in SHARED:
+            keys = [f"identify.p={p}", f"identify.chosen={chosen}"]
+            run = opened(out, threads, [*keys, f"align.random_seeds={seeds}"])
+            yield from tuned(run, {"p": p, "set": chosen})
+
+
+def roles(out: Path, threads: int, seeds: int) -> Iterator[Row]:
+    """Whether the sets of the papers decide to refuse or write refusals."""
+    del seeds
+    names = ["chosen", *SHARED]
+    keys = ["verify.random_sets=1", "verify.roles.sets=" + str(names)]
+    run = opened(out, threads, [*keys, "verify.roles.random_sets=39"])
+    for role in api.verify(run).causal.roles:
+        yield {"set": role.of, "neurons": role.neurons, "verdict": role.verdict, "why": role.reason}
+
+
+def chosen_by(out: Path, threads: int, score: str, position: str, *changes: str) -> Run:
+    """A run whose neurons one score at one position chose; all share their collected statistics."""
+    every = "identify.positions=" + str(list(POSITIONS))
+    keys = [f"identify.score={score}", f"identify.position={position}", every]
+    return opened(out, threads, [*keys, *changes])
+
+
+def suppressed(run: Run, row: Row) -> Iterator[Row]:
+    """First-token refusal log-odds with the chosen set at zero, beside matched random sets.
+
+    Read on every prompt that the untouched model refuses: elsewhere is no refusal to take away.
+    """
+    try:
+        surgery = Surgery(run)
+        chosen = surgery.atlas.neurons
+        off = [chosen, *surgery.random(chosen, RANDOM_SETS, CONTROL_SEED)]
+    except UserError as error:  # an empty set is a result
+        yield {**row, "note": str(error)[:80]}
+        return
+    prompts = refused(run)
+    readout = first_token_readout(run, prompts)
+    base = float(readout().mean())
+    moved = []
+    for neurons in off:
+        with surgery.off(neurons)():
+            moved.append(float(readout().mean()) - base)
+    ours, random = moved[0], moved[1:]
+    yield {
+        **row,
+        "neurons": len(chosen),
+        "n": len(prompts),
+        "base": round(base, 2),
+        "change": round(ours, 3),
+        "random": [round(each, 3) for each in (fmean(random), min(random), max(random))],
+        "random_sets": len(random),
+        "p_value": (1 + sum(value <= ours for value in random)) / (1 + len(random)),
+    }
+
+
+def refused(run: Run) -> list[Example]:
+    """The harmful validation prompts that the untouched model refuses."""
+    prompts = validation_prompts(run)
+    _, verdicts = standing(run, base_state(), prompts)
+    found = hits(run, prompts, verdicts, "base", "refusal_harmful")
+    return [prompt for prompt in prompts if found.get(prompt.id)]
+
+
+def tuned(run: Run, row: Row) -> Iterator[Row]:
+    """Rows of the base model and every arm; or why there is none."""
+    try:
+        row = {**row, "neurons": len(api.identify(run).neurons)}
+        yield from [{**row, **found} for found in standings(run)]
+    except UserError as error:  # an empty set, or more than half of a layer: no random control
+        yield {**row, "note": str(error)[:80]}
+
+
+PARTS = {
+    "size": size,
+    "arms": arms,
+    "sets": sets,
+    "causal": causal,
+    "choice": choice,
+    "units": units,
+    "shared": shared,
+    "roles": roles,
+}
 
 
 def main() -> None:
     """Run one part and keep its rows as they come."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("part", choices=[*PARTS, "tables"])
+    parser.add_argument("part", choices=PARTS)
     parser.add_argument("--out", type=Path, default=Path("runs/study-embedded"))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seeds", type=int, default=3, help="random-row controls")
     options = parser.parse_args()
-    if options.part == "tables":
-        tables()
-        return
-    target = HERE / "results" / f"{options.part}.json"
-    target.parent.mkdir(exist_ok=True)
     rows: list[Row] = []
     for row in PARTS[options.part](options.out, options.threads, options.seeds):
         rows.append(row)
         print(json.dumps(row), flush=True)
-        target.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    tables()
+        keep(HERE / "results", options.part, rows)
 
 
 if __name__ == "__main__":
