@@ -30,9 +30,10 @@ from precise_shield import api
 from precise_shield.core.errors import UserError
 from precise_shield.core.rates import or_null
 from precise_shield.core.records import Example
-from precise_shield.workflows.conditions import aligned_state, base_state
+from precise_shield.workflows.conditions import aligned_state
 from precise_shield.workflows.context import Run
 from precise_shield.workflows.panel import Surgery, first_token_readout
+from precise_shield.workflows.states import base_state
 from precise_shield.workflows.validation import standing, validation_prompts
 from precise_shield.workflows.verify import CONTROL_SEED
 

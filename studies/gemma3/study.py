@@ -31,11 +31,12 @@ from precise_shield.core.sites import NeuronSet
 from precise_shield.core.summary import Condition
 from precise_shield.models.encoding import lengths
 from precise_shield.workflows.arms import configured, make
-from precise_shield.workflows.conditions import State, aligned_state, base_state, respond
+from precise_shield.workflows.conditions import aligned_state
 from precise_shield.workflows.context import Run
 from precise_shield.workflows.judging import judge
 from precise_shield.workflows.openings import log_opening
 from precise_shield.workflows.plans import Plan, plans, rows_of
+from precise_shield.workflows.states import State, base_state, respond
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))

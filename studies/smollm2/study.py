@@ -41,11 +41,12 @@ from precise_shield.intervene.edits import intervening, suppress
 from precise_shield.models.bind import BoundModel
 from precise_shield.models.readout import FirstTokenReadout
 from precise_shield.workflows.arms import Arm, configured, make
-from precise_shield.workflows.conditions import State, aligned_state, base_state, respond
+from precise_shield.workflows.conditions import aligned_state
 from precise_shield.workflows.context import Run
 from precise_shield.workflows.openings import log_opening
 from precise_shield.workflows.panel import Surgery, first_token_readout
 from precise_shield.workflows.plans import Plan, plans
+from precise_shield.workflows.states import State, base_state, respond
 from precise_shield.workflows.validation import standing, validation_prompts
 from precise_shield.workflows.verify import CONTROL_SEED
 

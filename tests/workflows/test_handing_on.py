@@ -25,8 +25,8 @@ from precise_shield.workflows import gate
 from precise_shield.workflows.deltas import apply, receipt_check, undo
 from precise_shield.workflows.export import arm_of, export, measured_table
 from precise_shield.workflows.gate import require_gate
-from precise_shield.workflows.run import read_summary
 from precise_shield.workflows.sections.model import ModelSection
+from precise_shield.workflows.summary_file import read_summary
 
 
 def section(folder, **more):

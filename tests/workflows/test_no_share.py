@@ -8,7 +8,7 @@ from dataclasses import asdict
 from precise_shield.core.parallel import Crew
 from precise_shield.core.sites import NeuronSet
 from precise_shield.core.summary import Condition
-from precise_shield.workflows import conditions, context, together
+from precise_shield.workflows import conditions, context, states, together
 from precise_shield.workflows.context import Run
 
 
@@ -20,7 +20,7 @@ def test_a_process_without_a_prompt_answers_nothing_under_an_edit(finished, tmp_
     alone, other = (Run(run.config, tmp_path / name, run.reporter) for name in ("one", "two"))
     vars(alone).update(loaded=run.loaded, bound=run.bound)
     vars(other).update(loaded=run.loaded, bound=run.bound)
-    said = conditions.respond(alone, state, example)
+    said = states.respond(alone, state, example)
     sent = []
 
     class Second(Crew):
@@ -36,7 +36,7 @@ def test_a_process_without_a_prompt_answers_nothing_under_an_edit(finished, tmp_
         def wait(self):
             shutil.copytree(alone.folder, other.folder, dirs_exist_ok=True)
 
-    for module in (conditions, context, together):
+    for module in (states, context, together):
         monkeypatch.setattr(module, "crew", lambda: Second(1, 2))
-    assert conditions.respond(other, state, example) == said
+    assert states.respond(other, state, example) == said
     assert sent == [[]]

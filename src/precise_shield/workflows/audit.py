@@ -30,11 +30,11 @@ from precise_shield.models.bind import BoundModel, bind, kinds_of
 from precise_shield.models.encoding import encode
 from precise_shield.models.weights import checked_fingerprint
 from precise_shield.workflows.arms import Arm
-from precise_shield.workflows.conditions import State, respond
 from precise_shield.workflows.context import Run
 from precise_shield.workflows.controls import control
 from precise_shield.workflows.identify import Atlas
 from precise_shield.workflows.judging import judge
+from precise_shield.workflows.states import State, respond
 
 UNTOUCHED, ALIGNED = "none: untouched model", "none: aligned model"
 RANK = 8

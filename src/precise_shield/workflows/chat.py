@@ -22,7 +22,7 @@ from precise_shield.workflows.context import Run
 from precise_shield.workflows.export import arm_of
 from precise_shield.workflows.judges import reopened
 from precise_shield.workflows.plans import TURNED
-from precise_shield.workflows.run import read_summary
+from precise_shield.workflows.summary_file import read_summary
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,10 @@ from precise_shield.identify.select import Contrast, Part, evaluate, require
 from precise_shield.intervene.edits import damp, intervening
 from precise_shield.workflows.arms import FILES, Arm, keep, read_arm, recipe_of, written
 from precise_shield.workflows.collecting import collect_stats
-from precise_shield.workflows.conditions import State
 from precise_shield.workflows.context import Run
 from precise_shield.workflows.controls import control
 from precise_shield.workflows.identify import Atlas, selection
+from precise_shield.workflows.states import State
 
 
 def damping_arms(run: Run, atlas: Atlas) -> list[Arm]:

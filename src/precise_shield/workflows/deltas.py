@@ -35,9 +35,9 @@ from precise_shield.models.bind import BoundModel, bind
 from precise_shield.models.loading import LoadedModel, load
 from precise_shield.workflows.embedded import spec_of
 from precise_shield.workflows.gate import require_gate, require_stronger
-from precise_shield.workflows.run import read_summary
 from precise_shield.workflows.sections.model import ModelSection
 from precise_shield.workflows.stamp import stamp
+from precise_shield.workflows.summary_file import read_summary
 
 
 def apply(

@@ -27,12 +27,7 @@ from precise_shield.evaluate.measures import difference_rows, outcomes, rate_row
 from precise_shield.workflows import answers, judges
 from precise_shield.workflows.align import align
 from precise_shield.workflows.assembled import assembled
-from precise_shield.workflows.conditions import (
-    aligned_state,
-    base_state,
-    respond,
-    suppressed_states,
-)
+from precise_shield.workflows.conditions import aligned_state, suppressed_states
 from precise_shield.workflows.context import Run
 from precise_shield.workflows.damping import damping_states
 from precise_shield.workflows.defended import check_defences, defended
@@ -43,6 +38,7 @@ from precise_shield.workflows.openings import log_opening
 from precise_shield.workflows.parts import parts_of
 from precise_shield.workflows.plans import arm_names
 from precise_shield.workflows.served import check_servers, served
+from precise_shield.workflows.states import base_state, respond
 from precise_shield.workflows.utility import utility
 
 

@@ -22,7 +22,7 @@ from precise_shield.report.explore import (
 )
 from precise_shield.workflows.config import Config, load_config
 from precise_shield.workflows.identify import UNSEEN
-from precise_shield.workflows.run import read_summary
+from precise_shield.workflows.summary_file import read_summary
 
 LOOPBACK = "127.0.0.1"
 

@@ -18,9 +18,9 @@ from precise_shield.workflows.arms import Arm
 from precise_shield.workflows.config import load_config
 from precise_shield.workflows.context import Run, started
 from precise_shield.workflows.gate import EXPORTABLE, gate, require_gate, require_stronger
-from precise_shield.workflows.run import read_summary
 from precise_shield.workflows.sections.gate import GateSection
 from precise_shield.workflows.stamp import stamp
+from precise_shield.workflows.summary_file import read_summary
 
 Kind = Literal["merged", "peft", "delta", "low_rank"]
 """`merged`: a whole checkpoint. `peft`: a LoRA adapter. `delta`: changed rows, old and new.

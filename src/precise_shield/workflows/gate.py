@@ -10,10 +10,11 @@ from precise_shield.core.store import digest
 from precise_shield.core.summary.gate import GateFacts, Limit, Standing
 from precise_shield.evaluate.bootstrap import GroupedDifference
 from precise_shield.workflows.arms import Arm
-from precise_shield.workflows.conditions import aligned_state, base_state
+from precise_shield.workflows.conditions import aligned_state
 from precise_shield.workflows.context import Run
 from precise_shield.workflows.held_out import picks, reads
 from precise_shield.workflows.sections.gate import GateSection
+from precise_shield.workflows.states import base_state
 from precise_shield.workflows.validation import compared, standing, validation_prompts
 
 EXPORTABLE = ("aligned", "zero_shot", "amplified", "frozen_a", "damped")

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from precise_shield.core.summary import HarnessRow
 from precise_shield.evaluate.harness import harness_scores
-from precise_shield.workflows.conditions import State
 from precise_shield.workflows.context import Run
 from precise_shield.workflows.sections.evaluate import HarnessSection
+from precise_shield.workflows.states import State
 
 
 def harness(run: Run, states: Sequence[State]) -> list[HarnessRow]:

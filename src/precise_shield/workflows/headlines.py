@@ -24,8 +24,8 @@ from precise_shield.evaluate.reading import clean, load_identifier
 from precise_shield.evaluate.statistics import effective_size
 from precise_shield.models.likelihood import first_token_ids
 from precise_shield.models.readout import FirstTokenReadout
-from precise_shield.workflows.conditions import State
 from precise_shield.workflows.context import Run
+from precise_shield.workflows.states import State
 
 BY = ("category", "source", "region", "form")
 

@@ -23,8 +23,9 @@ from precise_shield.core.records import Example, Modality, Split
 from precise_shield.core.summary.headroom import Headroom, HeadroomRow, ProbeContrast
 from precise_shield.models.residual import StreamPosition, residual_stream, stream_bytes
 from precise_shield.workflows.arms import Arm
-from precise_shield.workflows.conditions import State, aligned_state, base_state
+from precise_shield.workflows.conditions import aligned_state
 from precise_shield.workflows.context import Run
+from precise_shield.workflows.states import State, base_state
 
 Place = tuple[str, Modality]
 CONTRASTS: tuple[ProbeContrast, ...] = ("matched", "ordinary")

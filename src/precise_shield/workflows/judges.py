@@ -11,7 +11,7 @@ from precise_shield.core.errors import ConfigError
 from precise_shield.core.rates import or_null
 from precise_shield.core.records import Example, Response, Verdict
 from precise_shield.core.store import RunStore
-from precise_shield.core.summary import AgreementRow, GradeRow, JudgeFacts, Judging, Summary
+from precise_shield.core.summary import AgreementRow, GradeRow, JudgeFacts, Judging
 from precise_shield.data.refusals import known_language
 from precise_shield.evaluate.agreement import agreement
 from precise_shield.evaluate.asking import Cache, ModelJudge
@@ -26,6 +26,7 @@ from precise_shield.workflows.asked import check, model_judge
 from precise_shield.workflows.config import Config, load_config
 from precise_shield.workflows.context import Run
 from precise_shield.workflows.progress import Reporter
+from precise_shield.workflows.summary_file import read_summary
 
 Scale = Literal["attack_success", "refusal"]
 
@@ -280,9 +281,7 @@ def judge_again(
 
 def update(folder: Path, examples: Sequence[Example], warnings: Sequence[str] = ()) -> Judging:
     """Put the agreement of all stored judges into `summary.json`, and write the page anew."""
-    from precise_shield.workflows.run import read_summary
-
-    summary: Summary = read_summary(folder)
+    summary = read_summary(folder)
     config = load_config(folder / "config.yaml")
     judging = facts(examples, answers.recall(folder), config.evaluate.rule, names_of(config)[0])
     more = [each for each in warnings if each not in summary.warnings]

@@ -10,9 +10,9 @@ from precise_shield.core.store import digest
 from precise_shield.data.contrast import by_cell
 from precise_shield.models.likelihood import benign_kl
 from precise_shield.workflows.answers import judge_with
-from precise_shield.workflows.conditions import State
 from precise_shield.workflows.context import Run
 from precise_shield.workflows.judges import make, names_of
+from precise_shield.workflows.states import State
 
 
 def judge(

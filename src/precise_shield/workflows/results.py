@@ -19,8 +19,8 @@ from precise_shield.evaluate.rules import RULES, Rule
 from precise_shield.workflows import answers
 from precise_shield.workflows.answers import Answers, Judged
 from precise_shield.workflows.config import load_config
-from precise_shield.workflows.run import read_summary
 from precise_shield.workflows.spreadsheets import inert
+from precise_shield.workflows.summary_file import read_summary
 
 Row = dict[str, Any]
 

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from precise_shield.core.errors import StoreError
 from precise_shield.core.parallel import crew
-from precise_shield.core.store import read_json, readable_errors
+from precise_shield.core.store import readable_errors
 from precise_shield.core.summary import Summary
 from precise_shield.report.page import write_report
 from precise_shield.report.raster import write_pngs
@@ -29,6 +26,7 @@ from precise_shield.workflows.plans import arm_names
 from precise_shield.workflows.search import search_facts
 from precise_shield.workflows.served import check_servers
 from precise_shield.workflows.summarise import summarise
+from precise_shield.workflows.summary_file import read_summary
 from precise_shield.workflows.tracking import check_trackers
 from precise_shield.workflows.verify import verify
 
@@ -92,18 +90,3 @@ def write_pages(folder: Path, beside: Path | None = None, *, png: bool = False) 
     with readable_errors(folder):
         written = list(write_report(summary, folder, other).values())
     return written + (write_pngs(folder) if png else [])
-
-
-def read_summary(folder: Path) -> Summary:
-    """Read the `summary.json` of a run's folder.
-
-    Raises:
-        StoreError: it is missing, or of another schema.
-    """
-    path = folder / "summary.json"
-    try:
-        return Summary.model_validate(read_json(path))
-    except ValidationError as error:
-        raise StoreError(
-            f"{path} is not a summary of this version ({error.error_count()} problems); run again."
-        ) from error

@@ -13,7 +13,7 @@ from precise_shield.core.parallel import crew
 from precise_shield.core.summary import SearchFacts
 from precise_shield.core.summary.gate import FailedTrial, Limit, MatchedPair, Standing, TrialFacts
 from precise_shield.workflows.arms import Settings, configured, make
-from precise_shield.workflows.conditions import aligned_state, base_state
+from precise_shield.workflows.conditions import aligned_state
 from precise_shield.workflows.context import Run
 from precise_shield.workflows.gate import limits
 from precise_shield.workflows.held_out import reads
@@ -27,6 +27,7 @@ from precise_shield.workflows.space import (
     space_of,
     trials_of,
 )
+from precise_shield.workflows.states import base_state
 from precise_shield.workflows.validation import standing, validation_prompts
 
 

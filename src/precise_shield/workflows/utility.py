@@ -13,9 +13,9 @@ from precise_shield.data.contrast import share_of
 from precise_shield.evaluate.headlines import Company, of_rate
 from precise_shield.evaluate.utility import compliance, exact_match, options, perplexity
 from precise_shield.models.likelihood import answer_logprobs
-from precise_shield.workflows.conditions import State
 from precise_shield.workflows.context import Run
 from precise_shield.workflows.harness import harness
+from precise_shield.workflows.states import State
 
 Scored = dict[str, dict[str, tuple[float, int]]]
 """Condition, then example and answer -> log-probability and tokens."""

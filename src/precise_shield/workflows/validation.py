@@ -12,10 +12,10 @@ from precise_shield.core.summary.gate import Standing
 from precise_shield.data.contrast import by_cell
 from precise_shield.evaluate.bootstrap import GroupedDifference, grouped_difference
 from precise_shield.evaluate.measures import outcomes, rate_of, refusal_gap
-from precise_shield.workflows.conditions import State, base_state, respond
 from precise_shield.workflows.context import Run
 from precise_shield.workflows.held_out import Part, validation_rows
 from precise_shield.workflows.judging import drift, judge
+from precise_shield.workflows.states import State, base_state, respond
 
 
 def validation_prompts(run: Run, part: Part = "gate") -> list[Example]:
