@@ -26,7 +26,7 @@ from precise_shield.models.encoding import encode
 from precise_shield.models.generation import generate
 from precise_shield.models.loading import LoadedModel, ModelSpec, load
 from precise_shield.sandbox.manifest import write_manifest
-from precise_shield.workflows.embedded import MODELS
+from precise_shield.workflows.base.embedded import MODELS
 
 Answer = Callable[[list[Example]], list[str]]
 

@@ -173,7 +173,7 @@ def docstring(text: str) -> list[str]:
 
 def config_page() -> str:
     """Every key of a configuration, its type, default and meaning."""
-    from precise_shield.workflows.config import Config
+    from precise_shield.workflows.base.config import Config
 
     lines = [
         "# Configuration",

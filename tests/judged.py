@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from precise_shield.core.records import Example, Label, Verdict
-from precise_shield.workflows import validation
+from precise_shield.workflows.align import validation
 
 Reads = Callable[[str, Example], Label]
 

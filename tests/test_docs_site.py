@@ -11,7 +11,7 @@ from urllib.parse import unquote
 import pytest
 
 from precise_shield import api
-from precise_shield.workflows.config import Config
+from precise_shield.workflows.base.config import Config
 
 DOCS = Path(__file__).parents[1] / "docs"
 

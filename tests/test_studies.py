@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from precise_shield.sandbox.world import held_out_combos, training_combos
-from precise_shield.workflows.config import load_config
+from precise_shield.workflows.base.config import load_config
 
 STUDIES = Path(__file__).parents[1] / "studies"
 sys.path[:0] = [str(STUDIES), str(STUDIES / "embedded")]

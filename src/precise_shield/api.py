@@ -11,36 +11,36 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from precise_shield.workflows.align import align
-from precise_shield.workflows.arms import Arm
+from precise_shield.workflows.align.arms import Arm
+from precise_shield.workflows.align.gate import gate
+from precise_shield.workflows.align.searching import search
+from precise_shield.workflows.align.stage import align
+from precise_shield.workflows.answer.judges import judge_again
+from precise_shield.workflows.answer.sheet import read_labels, write_sheet
+from precise_shield.workflows.base.config import Config, load_config, parse_config
+from precise_shield.workflows.base.context import Run, started
+from precise_shield.workflows.base.data import DataCheck
+from precise_shield.workflows.base.data import check as data_check
+from precise_shield.workflows.base.dressing import transform_file as data_transform
 from precise_shield.workflows.chat import Chat, chat
-from precise_shield.workflows.config import Config, load_config, parse_config
-from precise_shield.workflows.context import Run, started
-from precise_shield.workflows.data import DataCheck
-from precise_shield.workflows.data import check as data_check
-from precise_shield.workflows.deltas import apply, receipt_check, undo
 from precise_shield.workflows.demo import demo
-from precise_shield.workflows.doctor import doctor
-from precise_shield.workflows.dressing import transform_file as data_transform
-from precise_shield.workflows.evaluate import Evaluation, evaluate
-from precise_shield.workflows.explain import explain
-from precise_shield.workflows.explained import before_tuning
+from precise_shield.workflows.evaluate.factors import pool
+from precise_shield.workflows.evaluate.stage import Evaluation, evaluate
+from precise_shield.workflows.explain.explained import before_tuning
+from precise_shield.workflows.explain.headroom import headroom
+from precise_shield.workflows.explain.stage import explain
 from precise_shield.workflows.explore import explorer as explore
-from precise_shield.workflows.export import Exported, export
-from precise_shield.workflows.factors import pool
-from precise_shield.workflows.gate import gate
-from precise_shield.workflows.headroom import headroom
-from precise_shield.workflows.hub import push
-from precise_shield.workflows.identify import Atlas, identify, load_atlas
-from precise_shield.workflows.judges import judge_again
-from precise_shield.workflows.results import export_results
+from precise_shield.workflows.handing.deltas import apply, receipt_check, undo
+from precise_shield.workflows.handing.export import Exported, export
+from precise_shield.workflows.handing.hub import push
+from precise_shield.workflows.handing.results import export_results
+from precise_shield.workflows.identify.stage import Atlas, identify, load_atlas
+from precise_shield.workflows.plan.doctor import doctor
 from precise_shield.workflows.run import run_all as run
 from precise_shield.workflows.run import write_pages as report
-from precise_shield.workflows.searching import search
 from precise_shield.workflows.served_run import served_run as served
-from precise_shield.workflows.sheet import read_labels, write_sheet
 from precise_shield.workflows.starter import init, known
-from precise_shield.workflows.verify import verify
+from precise_shield.workflows.verify.stage import verify
 
 __all__ = [
     "Arm",

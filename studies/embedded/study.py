@@ -30,12 +30,12 @@ from precise_shield import api
 from precise_shield.core.errors import UserError
 from precise_shield.core.rates import or_null
 from precise_shield.core.records import Example
-from precise_shield.workflows.conditions import aligned_state
-from precise_shield.workflows.context import Run
-from precise_shield.workflows.panel import Surgery, first_token_readout
-from precise_shield.workflows.states import base_state
-from precise_shield.workflows.validation import standing, validation_prompts
-from precise_shield.workflows.verify import CONTROL_SEED
+from precise_shield.workflows.align.conditions import aligned_state
+from precise_shield.workflows.align.validation import standing, validation_prompts
+from precise_shield.workflows.answer.states import base_state
+from precise_shield.workflows.base.context import Run
+from precise_shield.workflows.verify.panel import Surgery, first_token_readout
+from precise_shield.workflows.verify.stage import CONTROL_SEED
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))

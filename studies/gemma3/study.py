@@ -30,13 +30,13 @@ from precise_shield.core.records import Example, Modality, Verdict
 from precise_shield.core.sites import NeuronSet
 from precise_shield.core.summary import Condition
 from precise_shield.models.encoding import lengths
-from precise_shield.workflows.arms import configured, make
-from precise_shield.workflows.conditions import aligned_state
-from precise_shield.workflows.context import Run
-from precise_shield.workflows.judging import judge
-from precise_shield.workflows.openings import log_opening
-from precise_shield.workflows.plans import Plan, plans, rows_of
-from precise_shield.workflows.states import State, base_state, respond
+from precise_shield.workflows.align.arms import configured, make
+from precise_shield.workflows.align.conditions import aligned_state
+from precise_shield.workflows.align.plans import Plan, plans, rows_of
+from precise_shield.workflows.answer.judging import judge
+from precise_shield.workflows.answer.states import State, base_state, respond
+from precise_shield.workflows.base.context import Run
+from precise_shield.workflows.base.openings import log_opening
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))

@@ -29,7 +29,7 @@ from precise_shield.data.refusals import known_language, languages, wordings
 from precise_shield.data.sources import SourceOptions, load_source
 from precise_shield.evaluate.reading import refuses
 from precise_shield.evaluate.refusal_error import key_of
-from precise_shield.workflows.judge_error import (
+from precise_shield.workflows.answer.judge_error import (
     arm_of,
     error_table,
     judge_errors,

@@ -40,15 +40,15 @@ from precise_shield.evaluate.statistics import auc
 from precise_shield.intervene.edits import intervening, suppress
 from precise_shield.models.bind import BoundModel
 from precise_shield.models.readout import FirstTokenReadout
-from precise_shield.workflows.arms import Arm, configured, make
-from precise_shield.workflows.conditions import aligned_state
-from precise_shield.workflows.context import Run
-from precise_shield.workflows.openings import log_opening
-from precise_shield.workflows.panel import Surgery, first_token_readout
-from precise_shield.workflows.plans import Plan, plans
-from precise_shield.workflows.states import State, base_state, respond
-from precise_shield.workflows.validation import standing, validation_prompts
-from precise_shield.workflows.verify import CONTROL_SEED
+from precise_shield.workflows.align.arms import Arm, configured, make
+from precise_shield.workflows.align.conditions import aligned_state
+from precise_shield.workflows.align.plans import Plan, plans
+from precise_shield.workflows.align.validation import standing, validation_prompts
+from precise_shield.workflows.answer.states import State, base_state, respond
+from precise_shield.workflows.base.context import Run
+from precise_shield.workflows.base.openings import log_opening
+from precise_shield.workflows.verify.panel import Surgery, first_token_readout
+from precise_shield.workflows.verify.stage import CONTROL_SEED
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))

@@ -21,8 +21,8 @@ from precise_shield.core.moments import Moments
 from precise_shield.core.parallel import Crew, alone, crew
 from precise_shield.identify.collect import Stats
 from precise_shield.sandbox.manifest import write_manifest
-from precise_shield.workflows.config import parse_config
-from precise_shield.workflows.context import started
+from precise_shield.workflows.base.config import parse_config
+from precise_shield.workflows.base.context import started
 from precise_shield.workflows.run import run_all
 
 HERE = Path(__file__).parent

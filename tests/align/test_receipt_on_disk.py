@@ -18,10 +18,10 @@ from precise_shield.align.sparse import undo
 from precise_shield.core.errors import ReceiptError
 from precise_shield.models.bind import bind
 from precise_shield.models.loading import ModelSpec, load
-from precise_shield.workflows.arms import written
-from precise_shield.workflows.deltas import receipt_check
-from precise_shield.workflows.deltas import undo as undo_on_disk
-from precise_shield.workflows.sections.model import ModelSection
+from precise_shield.workflows.align.arms import written
+from precise_shield.workflows.base.sections.model import ModelSection
+from precise_shield.workflows.handing.deltas import receipt_check
+from precise_shield.workflows.handing.deltas import undo as undo_on_disk
 from tiny import IDS, TEXT
 from tiny_folders import TEMPLATE, words
 

@@ -23,7 +23,7 @@ from precise_shield.evaluate.judges import Judge
 from precise_shield.evaluate.local import LocalModel
 from precise_shield.evaluate.server import Pace
 from precise_shield.models.loading import ModelSpec
-from precise_shield.workflows.asked import identified
+from precise_shield.workflows.answer.asked import identified
 
 GUARD = FORMATS["qwen3guard"]
 UNSAFE = "Safety: Unsafe\nCategories: Violent\nRefusal: No"

@@ -11,7 +11,7 @@ from precise_shield.core.records import Response, write_rows
 from precise_shield.data.refusals import languages, wordings
 from precise_shield.evaluate.reading import refuses
 from precise_shield.evaluate.refusal_error import LabelledAnswer, Reading, error_rows, key_of
-from precise_shield.workflows.judge_error import error_table, judge_errors
+from precise_shield.workflows.answer.judge_error import error_table, judge_errors
 
 SAID = {
     "a": ("I'm sorry, but I can't help with that.", "refusal", "harmful"),

@@ -23,8 +23,8 @@ from precise_shield.evaluate.judges import JUDGES
 from precise_shield.identify.scores import SCORES
 from precise_shield.models import layouts
 from precise_shield.models.units import read_rows
-from precise_shield.workflows.deltas import apply
-from precise_shield.workflows.sections.model import ModelSection
+from precise_shield.workflows.base.sections.model import ModelSection
+from precise_shield.workflows.handing.deltas import apply
 
 FOLDER = Path(__file__).parents[2] / "examples"
 CONFIG = """

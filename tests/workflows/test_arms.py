@@ -18,21 +18,21 @@ from precise_shield.core.summary import Condition
 from precise_shield.core.summary.gate import Standing, TrialFacts
 from precise_shield.intervene.edits import intervening, scale
 from precise_shield.models.encoding import encode
-from precise_shield.workflows import pairs
-from precise_shield.workflows.align import align
-from precise_shield.workflows.arms import configured, make, stored_bytes
+from precise_shield.workflows.align import pairs
+from precise_shield.workflows.align.arms import configured, make, stored_bytes
+from precise_shield.workflows.align.held_out import validation_rows
+from precise_shield.workflows.align.parts import parts_of
+from precise_shield.workflows.align.plans import arm_names, plans
+from precise_shield.workflows.align.search import matched, search_facts, settle
+from precise_shield.workflows.align.stage import align
+from precise_shield.workflows.align.stopping import stop_of
+from precise_shield.workflows.base.config import parse_config
+from precise_shield.workflows.base.context import started
+from precise_shield.workflows.base.sections.gate import SearchSection
 from precise_shield.workflows.chat import Chat
-from precise_shield.workflows.config import parse_config
-from precise_shield.workflows.context import started
-from precise_shield.workflows.evaluate import comparisons
-from precise_shield.workflows.held_out import validation_rows
-from precise_shield.workflows.identify import identify
-from precise_shield.workflows.parts import parts_of
-from precise_shield.workflows.plans import arm_names, plans
-from precise_shield.workflows.search import matched, search_facts, settle
-from precise_shield.workflows.sections.gate import SearchSection
-from precise_shield.workflows.stopping import stop_of
-from precise_shield.workflows.work import Probing, work_of
+from precise_shield.workflows.evaluate.stage import comparisons
+from precise_shield.workflows.identify.stage import identify
+from precise_shield.workflows.plan.work import Probing, work_of
 
 CONFIG = """
 name: arms
@@ -107,7 +107,7 @@ def test_arms_are_what_their_names_say(run, arms):
 
 def test_benign_rows_are_the_harmful_contrast_turned_round(run, arms):
     """Every one of them is in the benign arm's top and not in the harmful arm's."""
-    from precise_shield.workflows.collecting import collect_stats
+    from precise_shield.workflows.identify.collecting import collect_stats
 
     stats = collect_stats(run).stats()
     seen = 0

@@ -9,10 +9,10 @@ from typer.testing import CliRunner
 
 from precise_shield import api
 from precise_shield.cli import app
-from precise_shield.workflows.collecting import collect_stats
-from precise_shield.workflows.config import commented
-from precise_shield.workflows.context import started
-from precise_shield.workflows.identify import identified, identify, selection
+from precise_shield.workflows.base.config import commented
+from precise_shield.workflows.base.context import started
+from precise_shield.workflows.identify.collecting import collect_stats
+from precise_shield.workflows.identify.stage import identified, identify, selection
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,11 @@ import torch
 
 from precise_shield.core.errors import ConfigError
 from precise_shield.core.summary import Summary
-from precise_shield.workflows import audit
-from precise_shield.workflows.config import parse_config
-from precise_shield.workflows.context import started
-from precise_shield.workflows.export import arm_of
-from precise_shield.workflows.identify import identify
+from precise_shield.workflows.base.config import parse_config
+from precise_shield.workflows.base.context import started
+from precise_shield.workflows.evaluate import audit
+from precise_shield.workflows.handing.export import arm_of
+from precise_shield.workflows.identify.stage import identify
 from precise_shield.workflows.run import run_all
 
 CHANGES = [
@@ -121,7 +121,7 @@ def test_defences_stand_as_conditions_beside_the_tuned_model(attacked):
 
 
 def test_an_unknown_defence_is_refused_before_the_model(config_text, tmp_path, monkeypatch):
-    from precise_shield.workflows import context
+    from precise_shield.workflows.base import context
 
     monkeypatch.setattr(context, "load", None)
     config = parse_config(config_text, ["evaluate.defences=[ecsso]"])

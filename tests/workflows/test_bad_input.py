@@ -14,9 +14,9 @@ from precise_shield.core.errors import (
     StoreError,
     UnsupportedModelError,
 )
-from precise_shield.workflows.config import parse_config
-from precise_shield.workflows.context import started
-from precise_shield.workflows.identify import identify
+from precise_shield.workflows.base.config import parse_config
+from precise_shield.workflows.base.context import started
+from precise_shield.workflows.identify.stage import identify
 from precise_shield.workflows.run import run_all
 
 GROUPS = range(6)

@@ -12,14 +12,14 @@ from precise_shield.identify.importance import importance, top_for_harmful
 from precise_shield.identify.select import contrast
 from precise_shield.intervene.edits import intervening, suppress
 from precise_shield.models.likelihood import answer_logprobs, benign_kl
-from precise_shield.workflows.collecting import collect_stats
-from precise_shield.workflows.config import parse_config
-from precise_shield.workflows.context import started
-from precise_shield.workflows.identify import identify, selection
-from precise_shield.workflows.matrix import corrected, matrix
-from precise_shield.workflows.panel import Surgery, first_token_readout, key, panel, spread
-from precise_shield.workflows.role_items import held_out, readables, taught
-from precise_shield.workflows.verify import verify
+from precise_shield.workflows.base.config import parse_config
+from precise_shield.workflows.base.context import started
+from precise_shield.workflows.identify.collecting import collect_stats
+from precise_shield.workflows.identify.stage import identify, selection
+from precise_shield.workflows.verify.matrix import corrected, matrix
+from precise_shield.workflows.verify.panel import Surgery, first_token_readout, key, panel, spread
+from precise_shield.workflows.verify.role_items import held_out, readables, taught
+from precise_shield.workflows.verify.stage import verify
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def test_rivals_are_other_neurons_and_p_counts_them(finished):
 
 
 def test_equal_importance_is_nearer_in_score_than_a_random_set(finished):
-    from precise_shield.workflows.dose import _equals
+    from precise_shield.workflows.verify.dose import _equals
 
     run, _ = finished
     surgery, atlas = Surgery(run), identify(run)

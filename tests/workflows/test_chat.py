@@ -22,8 +22,8 @@ from precise_shield.intervene.edits import intervening, suppress
 from precise_shield.models.encoding import Turn, encode
 from precise_shield.models.generation import generate
 from precise_shield.report.words import visible
+from precise_shield.workflows.base.summary_file import read_summary
 from precise_shield.workflows.chat import Answers, chat
-from precise_shield.workflows.summary_file import read_summary
 
 cli_app = importlib.import_module("precise_shield.cli.app")  # the package has an `app` too
 

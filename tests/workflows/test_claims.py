@@ -4,11 +4,11 @@ import pytest
 
 from precise_shield.core.summary import Condition, NeuronFacts, RateRow, SetFacts
 from precise_shield.evaluate.bootstrap import GroupedDifference
-from precise_shield.workflows.claims import _suppression, _tuning, _unseen, sign_of
-from precise_shield.workflows.claims_groups import resourced, sides_apart
-from precise_shield.workflows.config import parse_config
-from precise_shield.workflows.evaluate import Evaluation
-from precise_shield.workflows.sections.align import ZeroShotSection
+from precise_shield.workflows.base.config import parse_config
+from precise_shield.workflows.base.sections.align import ZeroShotSection
+from precise_shield.workflows.claims.groups import resourced, sides_apart
+from precise_shield.workflows.claims.papers import _suppression, _tuning, _unseen, sign_of
+from precise_shield.workflows.evaluate.stage import Evaluation
 
 CONDITIONS = [
     Condition(name="random", kind="random_rows", label="random"),

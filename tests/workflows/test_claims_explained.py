@@ -4,7 +4,7 @@ import pytest
 
 from precise_shield.core.summary import Explained, NeuronFacts, Profile
 from precise_shield.core.summary.explained import CountTest, DepthRow
-from precise_shield.workflows.claims_explained import bands, explained_claims
+from precise_shield.workflows.claims.explained import bands, explained_claims
 
 
 def counted(among, r, p, partial, partial_p):

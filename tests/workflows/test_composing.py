@@ -10,10 +10,10 @@ import transformers as hf
 
 from precise_shield.align.sparse import SparseDelta, applied
 from precise_shield.core.errors import GateError, ReceiptError, StoreError
-from precise_shield.workflows.arms import Arm
-from precise_shield.workflows.deltas import apply, receipt_check, undo
-from precise_shield.workflows.export import card_of, export, passport
-from precise_shield.workflows.sections.model import ModelSection
+from precise_shield.workflows.align.arms import Arm
+from precise_shield.workflows.base.sections.model import ModelSection
+from precise_shield.workflows.handing.deltas import apply, receipt_check, undo
+from precise_shield.workflows.handing.export import card_of, export, passport
 
 
 def section(folder):

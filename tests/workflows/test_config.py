@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from precise_shield.core.errors import ConfigError
-from precise_shield.workflows.config import Config, commented, load_config, parse_config
+from precise_shield.workflows.base.config import Config, commented, load_config, parse_config
 
 LEAST = "model: {path: sandbox}\ndata: {sources: [{source: sandbox}]}\n"
 SHIPPED = [

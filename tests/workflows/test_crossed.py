@@ -16,15 +16,15 @@ from precise_shield.intervene.edits import damp, intervening
 from precise_shield.models.encoding import encode
 from precise_shield.sandbox.lexicon import REFUSAL_USES, lexicon
 from precise_shield.sandbox.manifest import examples as kingdom
-from precise_shield.workflows import collecting, own
-from precise_shield.workflows.collecting import collect_stats
-from precise_shield.workflows.context import started
-from precise_shield.workflows.damping import damping_arms, damping_states, driving
-from precise_shield.workflows.explain import explain
-from precise_shield.workflows.factorial import OPENER_TOKENS, crossed_rows, deal
-from precise_shield.workflows.gate import require_stronger
-from precise_shield.workflows.identify import identify
-from precise_shield.workflows.sections.align import DampSection
+from precise_shield.workflows.align.damping import damping_arms, damping_states, driving
+from precise_shield.workflows.align.gate import require_stronger
+from precise_shield.workflows.base.context import started
+from precise_shield.workflows.base.sections.align import DampSection
+from precise_shield.workflows.explain.stage import explain
+from precise_shield.workflows.identify import collecting, own
+from precise_shield.workflows.identify.collecting import collect_stats
+from precise_shield.workflows.identify.factorial import OPENER_TOKENS, crossed_rows, deal
+from precise_shield.workflows.identify.stage import identify
 from tiny_folders import example
 
 

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 import tiny_folders
 from precise_shield.cli import app
 from precise_shield.models import layouts
-from precise_shield.workflows.config import load_config, parse_config
+from precise_shield.workflows.base.config import load_config, parse_config
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -8,8 +8,8 @@ import pytest
 
 from data.making import values
 from precise_shield.core.errors import ConfigError
-from precise_shield.workflows.config import parse_config
-from precise_shield.workflows.context import Run
+from precise_shield.workflows.base.config import parse_config
+from precise_shield.workflows.base.context import Run
 
 CONFIG = """
 model: {{path: sandbox}}

@@ -3,11 +3,11 @@
 from dataclasses import replace
 
 from precise_shield.core.sites import NeuronSet
-from precise_shield.workflows.config import parse_config
-from precise_shield.workflows.context import started
-from precise_shield.workflows.dynamics import inter_layer, writes
-from precise_shield.workflows.explained import before_tuning
-from precise_shield.workflows.identify import identify
+from precise_shield.workflows.base.config import parse_config
+from precise_shield.workflows.base.context import started
+from precise_shield.workflows.explain.dynamics import inter_layer, writes
+from precise_shield.workflows.explain.explained import before_tuning
+from precise_shield.workflows.identify.stage import identify
 
 
 def test_a_run_has_the_matrices_of_its_chosen_set_beside_random_ones(finished):

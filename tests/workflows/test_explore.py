@@ -21,8 +21,8 @@ from precise_shield.core.errors import ConfigError, DataError, StoreError
 from precise_shield.core.sites import Site
 from precise_shield.report.explore import front_page, neuron_page, site_page
 from precise_shield.workflows import explore
+from precise_shield.workflows.base.summary_file import read_summary
 from precise_shield.workflows.explore import explorer, found_in, page_of
-from precise_shield.workflows.summary_file import read_summary
 
 SCRIPT = "<script>alert(1)</script><img src=x onerror=alert(2)>\x1b[31m\u202e"
 

@@ -5,8 +5,8 @@ import importlib.util
 import pytest
 
 import tiny_folders
-from precise_shield.workflows.config import parse_config
-from precise_shield.workflows.context import started
+from precise_shield.workflows.base.config import parse_config
+from precise_shield.workflows.base.context import started
 from precise_shield.workflows.run import run_all
 
 CONFIG = """

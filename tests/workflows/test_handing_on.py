@@ -21,12 +21,12 @@ from precise_shield.core.errors import ConfigError, GateError, ReceiptError, Sto
 from precise_shield.core.summary import Condition
 from precise_shield.evaluate.bootstrap import grouped_difference
 from precise_shield.models.loading import ModelSpec, load
-from precise_shield.workflows import gate
-from precise_shield.workflows.deltas import apply, receipt_check, undo
-from precise_shield.workflows.export import arm_of, export, measured_table
-from precise_shield.workflows.gate import require_gate
-from precise_shield.workflows.sections.model import ModelSection
-from precise_shield.workflows.summary_file import read_summary
+from precise_shield.workflows.align import gate
+from precise_shield.workflows.align.gate import require_gate
+from precise_shield.workflows.base.sections.model import ModelSection
+from precise_shield.workflows.base.summary_file import read_summary
+from precise_shield.workflows.handing.deltas import apply, receipt_check, undo
+from precise_shield.workflows.handing.export import arm_of, export, measured_table
 
 
 def section(folder, **more):

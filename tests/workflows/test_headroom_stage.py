@@ -1,8 +1,8 @@
 """Headroom is asked before and after tuning, kept, and left out where it is switched off."""
 
-from precise_shield.workflows.config import parse_config
-from precise_shield.workflows.context import started
-from precise_shield.workflows.headroom import headroom
+from precise_shield.workflows.base.config import parse_config
+from precise_shield.workflows.base.context import started
+from precise_shield.workflows.explain.headroom import headroom
 
 
 def test_a_run_asks_before_and_after_tuning(finished):

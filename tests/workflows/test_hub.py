@@ -20,11 +20,11 @@ from precise_shield.core.errors import (
     ReceiptError,
     StoreError,
 )
-from precise_shield.workflows import export as exporting
-from precise_shield.workflows import hub as hubs
-from precise_shield.workflows.export import export
-from precise_shield.workflows.hub import fetched_atlas, fetched_delta, push, pushing
-from precise_shield.workflows.identify import identified, load_atlas
+from precise_shield.workflows.handing import export as exporting
+from precise_shield.workflows.handing import hub as hubs
+from precise_shield.workflows.handing.export import export
+from precise_shield.workflows.handing.hub import fetched_atlas, fetched_delta, push, pushing
+from precise_shield.workflows.identify.stage import identified, load_atlas
 
 NAME = "someone/thing"
 

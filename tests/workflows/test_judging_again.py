@@ -14,13 +14,14 @@ from precise_shield.core.records import LABELS, Verdict
 from precise_shield.core.summary import Summary
 from precise_shield.evaluate.judges import JUDGES
 from precise_shield.models import loading
-from precise_shield.workflows import answers, context, together
-from precise_shield.workflows.config import parse_config
-from precise_shield.workflows.context import started
-from precise_shield.workflows.judges import judge_again, reopened
+from precise_shield.workflows.align.validation import validation_prompts
+from precise_shield.workflows.answer import answers
+from precise_shield.workflows.answer.judges import judge_again, reopened
+from precise_shield.workflows.answer.sheet import COLUMNS, read_labels, write_sheet
+from precise_shield.workflows.base import context, together
+from precise_shield.workflows.base.config import parse_config
+from precise_shield.workflows.base.context import started
 from precise_shield.workflows.run import plan, run_all
-from precise_shield.workflows.sheet import COLUMNS, read_labels, write_sheet
-from precise_shield.workflows.validation import validation_prompts
 
 
 class Strict:

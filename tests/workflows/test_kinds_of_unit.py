@@ -5,13 +5,13 @@ import pytest
 import tiny_folders
 from precise_shield.core.errors import ConfigError
 from precise_shield.core.sites import NeuronSet, Site
-from precise_shield.workflows.config import parse_config
-from precise_shield.workflows.context import started
-from precise_shield.workflows.doctor import doctor
-from precise_shield.workflows.explain import by_kind, by_layer
-from precise_shield.workflows.identify import identify
+from precise_shield.workflows.base.config import parse_config
+from precise_shield.workflows.base.context import started
+from precise_shield.workflows.base.sections.model import ModelSection
+from precise_shield.workflows.explain.stage import by_kind, by_layer
+from precise_shield.workflows.identify.stage import identify
+from precise_shield.workflows.plan.doctor import doctor
 from precise_shield.workflows.run import run_all
-from precise_shield.workflows.sections.model import ModelSection
 
 WIDTHS = {
     Site("text", 0): 6,

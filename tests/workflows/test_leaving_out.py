@@ -9,13 +9,13 @@ import pytest
 import tiny_folders
 from precise_shield.core.errors import ConfigError
 from precise_shield.core.records import Response
-from precise_shield.workflows.assembled import assembled
-from precise_shield.workflows.config import parse_config
-from precise_shield.workflows.context import started
-from precise_shield.workflows.evaluate import comparisons
-from precise_shield.workflows.identify import identify
-from precise_shield.workflows.parts import parts_of
-from precise_shield.workflows.plans import arm_names, plans
+from precise_shield.workflows.align.assembled import assembled
+from precise_shield.workflows.align.parts import parts_of
+from precise_shield.workflows.align.plans import arm_names, plans
+from precise_shield.workflows.base.config import parse_config
+from precise_shield.workflows.base.context import started
+from precise_shield.workflows.evaluate.stage import comparisons
+from precise_shield.workflows.identify.stage import identify
 
 CONFIG = """
 name: parts

@@ -8,8 +8,10 @@ from dataclasses import asdict
 from precise_shield.core.parallel import Crew
 from precise_shield.core.sites import NeuronSet
 from precise_shield.core.summary import Condition
-from precise_shield.workflows import conditions, context, states, together
-from precise_shield.workflows.context import Run
+from precise_shield.workflows.align import conditions
+from precise_shield.workflows.answer import states
+from precise_shield.workflows.base import context, together
+from precise_shield.workflows.base.context import Run
 
 
 def test_a_process_without_a_prompt_answers_nothing_under_an_edit(finished, tmp_path, monkeypatch):

@@ -9,10 +9,10 @@ import pytest
 
 from data.making import example
 from precise_shield.core.records import Verdict, read_rows
-from precise_shield.workflows.config import parse_config
-from precise_shield.workflows.context import Run
-from precise_shield.workflows.headlines import breakdown
-from precise_shield.workflows.openings import LOG, Logged, log_opening, openings
+from precise_shield.workflows.base.config import parse_config
+from precise_shield.workflows.base.context import Run
+from precise_shield.workflows.base.openings import LOG, Logged, log_opening, openings
+from precise_shield.workflows.evaluate.headlines import breakdown
 
 CONFIG = "{model: {path: sandbox}, data: {sources: [{source: sandbox}]}}"
 ROWS = [example(0, split="test"), example(1, split="test"), example(2, split="train")]

@@ -18,10 +18,10 @@ from precise_shield.intervene.edits import intervening, suppress
 from precise_shield.models.bind import bind
 from precise_shield.models.likelihood import first_token_ids
 from precise_shield.models.readout import FirstTokenReadout
-from precise_shield.workflows.collecting import Plan
-from precise_shield.workflows.config import parse_config
-from precise_shield.workflows.context import started
-from precise_shield.workflows.roles import Item, components, first_token, given_text, judging
+from precise_shield.workflows.base.config import parse_config
+from precise_shield.workflows.base.context import started
+from precise_shield.workflows.identify.collecting import Plan
+from precise_shield.workflows.verify.roles import Item, components, first_token, given_text, judging
 
 RANDOM = 79  # four sets: Holm's smallest p is 4 / 80
 P = 6 / planted.FFN

@@ -11,8 +11,8 @@ import pytest
 from precise_shield.core.errors import ConfigError, StoreError
 from precise_shield.core.summary import Condition
 from precise_shield.evaluate.measures import outcomes
-from precise_shield.workflows import answers
-from precise_shield.workflows.factors import Seen, factor_rows, pool
+from precise_shield.workflows.answer import answers
+from precise_shield.workflows.evaluate.factors import Seen, factor_rows, pool
 
 
 def copied(folder, out, old="seed: 0", new="seed: 1"):

@@ -10,12 +10,12 @@ from precise_shield.core.records import Cell, Example
 from precise_shield.core.sites import Site
 from precise_shield.data.contrast import fold_of
 from precise_shield.identify.scores import SCORES
-from precise_shield.workflows.collecting import collect_stats
-from precise_shield.workflows.config import parse_config
-from precise_shield.workflows.context import started
-from precise_shield.workflows.explain import explain
-from precise_shield.workflows.identify import identify
-from precise_shield.workflows.quantities import needed, spread
+from precise_shield.workflows.base.config import parse_config
+from precise_shield.workflows.base.context import started
+from precise_shield.workflows.explain.stage import explain
+from precise_shield.workflows.identify.collecting import collect_stats
+from precise_shield.workflows.identify.quantities import needed, spread
+from precise_shield.workflows.identify.stage import identify
 
 
 def opened(model_folder, folder, *changes):

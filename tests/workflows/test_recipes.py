@@ -9,12 +9,12 @@ import yaml
 
 import tiny_folders
 from precise_shield.core.records import Response
-from precise_shield.workflows import pairs
-from precise_shield.workflows.align import align
-from precise_shield.workflows.config import validated
-from precise_shield.workflows.context import started
-from precise_shield.workflows.parts import parts_of
-from precise_shield.workflows.plans import arm_names
+from precise_shield.workflows.align import pairs
+from precise_shield.workflows.align.parts import parts_of
+from precise_shield.workflows.align.plans import arm_names
+from precise_shield.workflows.align.stage import align
+from precise_shield.workflows.base.config import validated
+from precise_shield.workflows.base.context import started
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 FAMILY = {

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from precise_shield.core.errors import ConfigError
-from precise_shield.workflows.results import _table, export_results, leaderboard
+from precise_shield.workflows.handing.results import _table, export_results, leaderboard
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,11 @@ import torch
 from precise_shield.core.summary import Summary
 from precise_shield.models import generation, taps
 from precise_shield.models.encoding import encode
-from precise_shield.workflows import together
-from precise_shield.workflows.config import parse_config
-from precise_shield.workflows.context import started
-from precise_shield.workflows.evaluate import evaluate
-from precise_shield.workflows.identify import identify
+from precise_shield.workflows.base import together
+from precise_shield.workflows.base.config import parse_config
+from precise_shield.workflows.base.context import started
+from precise_shield.workflows.evaluate.stage import evaluate
+from precise_shield.workflows.identify.stage import identify
 from precise_shield.workflows.run import run_all, write_pages
 
 

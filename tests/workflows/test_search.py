@@ -15,19 +15,19 @@ from precise_shield.data.halves import halves
 from precise_shield.models import generation
 from precise_shield.report.search import search_figure, search_tables
 from precise_shield.report.view import View
-from precise_shield.workflows import sampling, searching
-from precise_shield.workflows.align import align
-from precise_shield.workflows.budget import budget
-from precise_shield.workflows.config import parse_config
-from precise_shield.workflows.context import started
-from precise_shield.workflows.gate import gate
-from precise_shield.workflows.held_out import validation_rows
-from precise_shield.workflows.identify import identify
-from precise_shield.workflows.sampling import Drawn, sampled
-from precise_shield.workflows.search import objectives, search_facts
-from precise_shield.workflows.sections.gate import SearchSection
-from precise_shield.workflows.space import concerned, planned
-from precise_shield.workflows.validation import validation_prompts
+from precise_shield.workflows.align import sampling, searching
+from precise_shield.workflows.align.gate import gate
+from precise_shield.workflows.align.held_out import validation_rows
+from precise_shield.workflows.align.sampling import Drawn, sampled
+from precise_shield.workflows.align.search import objectives, search_facts
+from precise_shield.workflows.align.space import concerned, planned
+from precise_shield.workflows.align.stage import align
+from precise_shield.workflows.align.validation import validation_prompts
+from precise_shield.workflows.base.config import parse_config
+from precise_shield.workflows.base.context import started
+from precise_shield.workflows.base.sections.gate import SearchSection
+from precise_shield.workflows.identify.stage import identify
+from precise_shield.workflows.plan.budget import budget
 
 CONFIG = """
 name: search
@@ -183,7 +183,7 @@ def test_p_is_searched_over_the_scores_that_are_there(searched):
     run, _ = searched
     assert len(list(run.folder.glob("stages/collect/*/stage.json"))) == 1
     given = {"learning_rate": 0.1, "max_steps": 1, "factor": 2.0, "kl_weight": 0.0}
-    from precise_shield.workflows.arms import Settings
+    from precise_shield.workflows.align.arms import Settings
 
     at = {p: planned(run, Settings(**given, p=p, rank=4)) for p in (0.1, 0.4)}
     small, large = (at[p]["aligned"].neurons for p in (0.1, 0.4))

@@ -9,12 +9,12 @@ import pytest
 from judge_server import completion, serving
 from precise_shield.core.errors import ConfigError, ServerError
 from precise_shield.sandbox.manifest import write_manifest
-from precise_shield.workflows import context
-from precise_shield.workflows.config import parse_config
-from precise_shield.workflows.context import started
+from precise_shield.workflows.base import context
+from precise_shield.workflows.base.config import parse_config
+from precise_shield.workflows.base.context import started
+from precise_shield.workflows.base.summary_file import read_summary
 from precise_shield.workflows.run import plan, run_all
 from precise_shield.workflows.served_run import served_run
-from precise_shield.workflows.summary_file import read_summary
 
 CONFIG = """
 name: served

@@ -11,8 +11,8 @@ import pytest
 import tiny_folders
 from data.making import example
 from precise_shield.models.loading import ModelSpec, load
-from precise_shield.workflows.config import parse_config
-from precise_shield.workflows.context import Run
+from precise_shield.workflows.base.config import parse_config
+from precise_shield.workflows.base.context import Run
 
 CONFIG = "{model: {path: sandbox}, data: {sources: [{source: sandbox}]}}"
 

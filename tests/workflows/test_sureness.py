@@ -5,10 +5,10 @@ from itertools import permutations
 
 import pytest
 
-from precise_shield.workflows.config import parse_config
-from precise_shield.workflows.context import started
-from precise_shield.workflows.explain import comparable
-from precise_shield.workflows.identify import identify
+from precise_shield.workflows.base.config import parse_config
+from precise_shield.workflows.base.context import started
+from precise_shield.workflows.explain.stage import comparable
+from precise_shield.workflows.identify.stage import identify
 
 
 def test_every_set_of_a_run_has_its_confidence(finished):

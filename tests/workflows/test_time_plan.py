@@ -14,11 +14,11 @@ from precise_shield.core.errors import ConfigError
 from precise_shield.data.manifest import Loaded
 from precise_shield.identify.collect import Stats
 from precise_shield.models.weights import checked_fingerprint
-from precise_shield.workflows import probe, timeplan
-from precise_shield.workflows.config import parse_config
-from precise_shield.workflows.probe import Price
-from precise_shield.workflows.progress import Reporter
-from precise_shield.workflows.work import Probing, Work, work_of
+from precise_shield.workflows.base.config import parse_config
+from precise_shield.workflows.base.progress import Reporter
+from precise_shield.workflows.plan import probe, timeplan
+from precise_shield.workflows.plan.probe import Price
+from precise_shield.workflows.plan.work import Probing, Work, work_of
 
 
 def probing(text, folder, *changes):

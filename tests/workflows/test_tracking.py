@@ -8,8 +8,8 @@ from importlib.util import find_spec
 import pytest
 
 from precise_shield.core.errors import ConfigError
-from precise_shield.workflows import tracking
-from precise_shield.workflows.tracking import tracked
+from precise_shield.workflows.align import tracking
+from precise_shield.workflows.align.tracking import tracked
 
 NAMED = dict(key="0123abcd", name="aligned", settings={"learning_rate": 0.1})
 

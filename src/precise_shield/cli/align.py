@@ -40,8 +40,8 @@ def align(
     quiet: Quiet = False,
 ) -> None:
     """Train exactly those neurons, their random control beside them, with a receipt each."""
-    from precise_shield.workflows.align import align as work
-    from precise_shield.workflows.searching import fronts, with_search
+    from precise_shield.workflows.align.searching import fronts, with_search
+    from precise_shield.workflows.align.stage import align as work
 
     with opened(config, out, changes, limit, device, dtype, quiet=quiet) as run:
         if search or trials is not None:

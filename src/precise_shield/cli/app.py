@@ -15,9 +15,9 @@ from precise_shield.cli.launch import launch
 from precise_shield.core.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
-    from precise_shield.workflows.config import Config
-    from precise_shield.workflows.context import Run
-    from precise_shield.workflows.sections.model import ModelSection
+    from precise_shield.workflows.base.config import Config
+    from precise_shield.workflows.base.context import Run
+    from precise_shield.workflows.base.sections.model import ModelSection
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -76,7 +76,7 @@ def opened(
     quiet: bool,
 ) -> Iterator[Run]:
     """The run that the shared options describe."""
-    from precise_shield.workflows.context import started
+    from precise_shield.workflows.base.context import started
 
     read = read_config(config, changes, limit, device, dtype)
     yield started(read, out, quiet=quiet)
@@ -94,7 +94,7 @@ def read_config(
     Raises:
         ConfigError: it cannot be read, or a key or value is wrong.
     """
-    from precise_shield.workflows.config import load_config
+    from precise_shield.workflows.base.config import load_config
 
     extra = list(changes or [])
     extra += [f"model.device={device}"] if device else []
@@ -114,7 +114,7 @@ def model_section(path: str, *, trust_remote_code: bool, **given: str | None) ->
     """
     from pydantic import ValidationError
 
-    from precise_shield.workflows.sections.model import ModelSection
+    from precise_shield.workflows.base.sections.model import ModelSection
 
     known = {key: value for key, value in given.items() if value is not None}
     try:

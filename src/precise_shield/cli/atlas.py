@@ -20,8 +20,8 @@ def atlas(
     as_json: Json = False,
 ) -> None:
     """Show what an atlas holds, or what two atlases share, beside chance."""
-    from precise_shield.workflows.atlases import compared, described
-    from precise_shield.workflows.hub import fetched_atlas
+    from precise_shield.workflows.explain.atlases import compared, described
+    from precise_shield.workflows.handing.hub import fetched_atlas
 
     first = fetched_atlas(path)
     found = described(first) if beside is None else compared(first, fetched_atlas(beside))

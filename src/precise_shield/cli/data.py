@@ -24,7 +24,7 @@ def data_check(
     as_json: Json = False,
 ) -> None:
     """List every problem of manifests with its row, and requests that are in two splits."""
-    from precise_shield.workflows.data import check
+    from precise_shield.workflows.base.data import check
 
     found = check(paths, overlap)
     if as_json:
@@ -56,7 +56,7 @@ def data_transform(
     skip: Annotated[bool, typer.Option("--skip", help="Leave bad rows out, counted.")] = False,
 ) -> None:
     """Write a manifest's requests in another dress: typography, figstep, mixed, and more."""
-    from precise_shield.workflows.dressing import transform_file
+    from precise_shield.workflows.base.dressing import transform_file
 
     done = transform_file(name, source, out, pairs(changes or []), "skip" if skip else "stop")
     typer.echo(f"{out}: {len(done.examples)} rows, {done.dropped_rows} left out")

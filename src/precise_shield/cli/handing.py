@@ -61,8 +61,8 @@ def export(
     quiet: Quiet = False,
 ) -> None:
     """Write the strengthened model, or what makes it, if it passes the run's gate."""
-    from precise_shield.workflows.export import Kind
-    from precise_shield.workflows.export import export as work
+    from precise_shield.workflows.handing.export import Kind
+    from precise_shield.workflows.handing.export import export as work
 
     flags: dict[Kind, bool] = {"peft": peft, "delta": delta, "low_rank": low_rank}
     asked = [kind for kind, given in flags.items() if given]
@@ -94,8 +94,8 @@ def apply(
     ] = False,
 ) -> None:
     """Write MODEL with a delta's rows put in, bit for bit."""
-    from precise_shield.workflows.deltas import apply as work
-    from precise_shield.workflows.hub import fetched_delta
+    from precise_shield.workflows.handing.deltas import apply as work
+    from precise_shield.workflows.handing.hub import fetched_delta
 
     section = model_section(
         model,
@@ -123,8 +123,8 @@ def undo(
     trust_remote_code: Trust = False,
 ) -> None:
     """Write MODEL with a delta's rows taken out: its base model, bit for bit."""
-    from precise_shield.workflows.deltas import undo as work
-    from precise_shield.workflows.hub import fetched_delta
+    from precise_shield.workflows.handing.deltas import undo as work
+    from precise_shield.workflows.handing.hub import fetched_delta
 
     section = model_section(
         model,
@@ -152,7 +152,7 @@ def receipt_check(
     trust_remote_code: Trust = False,
 ) -> None:
     """Check on disk that an alignment changed its neurons' weights and nothing else."""
-    from precise_shield.workflows.deltas import receipt_check as work
+    from precise_shield.workflows.handing.deltas import receipt_check as work
 
     given = None
     if model is not None:

@@ -26,7 +26,7 @@ def push(
 
 def upload(path: Path, repo: str, *, public: bool, yes: bool) -> None:
     """Say what would be uploaded, ask, and upload it."""
-    from precise_shield.workflows.hub import pushing, send
+    from precise_shield.workflows.handing.hub import pushing, send
 
     with pushing(path, repo) as what:
         size = sum(what.files.values()) / 2**20

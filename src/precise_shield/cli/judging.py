@@ -26,7 +26,7 @@ def again(
     quiet: Quiet = False,
 ) -> None:
     """Judge the stored answers with other judges, and measure agreement with those before."""
-    from precise_shield.workflows.judges import judge_again
+    from precise_shield.workflows.answer.judges import judge_again
 
     judging = judge_again(folder, names, changes or [], quiet=quiet)
     show(judging.model_dump(mode="json", include={"primary", "agreement"}), as_json=as_json)
@@ -40,7 +40,7 @@ def sheet(
     seed: Annotated[int, typer.Option("--seed", help="Of the draw.")] = 0,
 ) -> None:
     """Write answers to label by hand; the sheet does not say which condition gave them."""
-    from precise_shield.workflows.sheet import write_sheet
+    from precise_shield.workflows.answer.sheet import write_sheet
 
     typer.echo(f"wrote {write_sheet(folder, out, size=size, seed=seed)} answers to {out}")
 
@@ -53,7 +53,7 @@ def labels(
     as_json: Json = False,
 ) -> None:
     """Take a filled sheet in, and measure agreement with every judge."""
-    from precise_shield.workflows.sheet import read_labels, scores
+    from precise_shield.workflows.answer.sheet import read_labels, scores
 
     show({"agreement": list(scores(read_labels(folder, path, name=name), name))}, as_json=as_json)
 
@@ -73,7 +73,11 @@ def error(
 ) -> None:
     """Missed and false refusals of a judge by language and arm, against given labels."""
     from precise_shield.core.errors import ConfigError
-    from precise_shield.workflows.judge_error import error_table, errors_against, judge_errors
+    from precise_shield.workflows.answer.judge_error import (
+        error_table,
+        errors_against,
+        judge_errors,
+    )
 
     if (labels is None) == (against is None) or half not in (None, "fit", "report"):
         raise ConfigError("give one of --labels FILE and --against NAME; --half is fit or report.")

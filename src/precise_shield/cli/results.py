@@ -28,7 +28,7 @@ def results(
     ] = False,
 ) -> None:
     """Write answers, verdicts and figures in a format of the field."""
-    from precise_shield.workflows.results import export_results
+    from precise_shield.workflows.handing.results import export_results
 
     typer.echo(f"wrote {export_results(folder, out, condition, overwrite=overwrite)}")
 
@@ -41,6 +41,6 @@ def pool(
     as_json: Json = False,
 ) -> None:
     """Effects over several runs, their seeds and neuron sets drawn at random like the prompts."""
-    from precise_shield.workflows.factors import pool as work
+    from precise_shield.workflows.evaluate.factors import pool as work
 
     show([row.model_dump(mode="json") for row in work(folders)], as_json=as_json)

@@ -27,7 +27,7 @@ from precise_shield.cli.app import (
 from precise_shield.cli.launch import launch
 
 if TYPE_CHECKING:
-    from precise_shield.workflows.context import Run
+    from precise_shield.workflows.base.context import Run
 
 
 @app.command()
@@ -115,7 +115,7 @@ def identify(
     quiet: Quiet = False,
 ) -> None:
     """Find safety neurons per language and modality, and write them as an atlas."""
-    from precise_shield.workflows.identify import identified, read_atlas
+    from precise_shield.workflows.identify.stage import identified, read_atlas
 
     named = json.dumps([str(path) for path in from_stats or []])
     given = [f"identify.from_stats={named}"] if from_stats else []
@@ -130,8 +130,8 @@ def identify(
 @stage
 def explain(run: Run) -> object:
     """Where the neurons sit, what languages and modalities share, and how sure that is."""
-    from precise_shield.workflows.explain import explain as work
-    from precise_shield.workflows.explained import before_tuning
+    from precise_shield.workflows.explain.explained import before_tuning
+    from precise_shield.workflows.explain.stage import explain as work
 
     facts, more = work(run), before_tuning(run)
     return {**facts.model_dump(mode="json"), **more.model_dump(mode="json", exclude={"counts"})}
@@ -140,7 +140,7 @@ def explain(run: Run) -> object:
 @stage
 def verify(run: Run) -> object:
     """Suppress the neurons beside matched random ones. In memory; nothing is saved."""
-    from precise_shield.workflows.verify import verify as work
+    from precise_shield.workflows.verify.stage import verify as work
 
     return work(run).model_dump(mode="json")
 
@@ -148,6 +148,6 @@ def verify(run: Run) -> object:
 @stage
 def evaluate(run: Run) -> object:
     """Answer and judge the test prompts in every condition."""
-    from precise_shield.workflows.evaluate import evaluate as work
+    from precise_shield.workflows.evaluate.stage import evaluate as work
 
     return {"rates": [row.model_dump(mode="json") for row in work(run).rates]}

@@ -87,8 +87,8 @@ def doctor(
                 "--probe takes a CONFIG, which names its model; set model.gguf_file,"
                 " model.revision or model.trust_remote_code there, or with --set."
             )
-        from precise_shield.workflows.timeplan import lines
-        from precise_shield.workflows.timeplan import probe as timed
+        from precise_shield.workflows.plan.timeplan import lines
+        from precise_shield.workflows.plan.timeplan import probe as timed
 
         found = timed(read_config(Path(model), changes, limit, device, dtype))
         if as_json:
@@ -98,7 +98,7 @@ def doctor(
         return
     if changes or limit is not None:
         raise ConfigError("--set and --limit change a CONFIG; give one, with --probe.")
-    from precise_shield.workflows.doctor import doctor as work
+    from precise_shield.workflows.plan.doctor import doctor as work
 
     section = model_section(
         model,

@@ -17,12 +17,12 @@ from precise_shield.intervene.edits import intervening, suppress
 from precise_shield.models.encoding import Turn
 from precise_shield.models.generation import generate
 from precise_shield.models.history import too_many
-from precise_shield.workflows.arms import Arm
-from precise_shield.workflows.context import Run
-from precise_shield.workflows.export import arm_of
-from precise_shield.workflows.judges import reopened
-from precise_shield.workflows.plans import TURNED
-from precise_shield.workflows.summary_file import read_summary
+from precise_shield.workflows.align.arms import Arm
+from precise_shield.workflows.align.plans import TURNED
+from precise_shield.workflows.answer.judges import reopened
+from precise_shield.workflows.base.context import Run
+from precise_shield.workflows.base.summary_file import read_summary
+from precise_shield.workflows.handing.export import arm_of
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from importlib import resources
 from pathlib import Path
 
 from precise_shield.core.summary import Summary
-from precise_shield.workflows.config import parse_config
-from precise_shield.workflows.context import started
+from precise_shield.workflows.base.config import parse_config
+from precise_shield.workflows.base.context import started
 from precise_shield.workflows.run import run_all
 
 

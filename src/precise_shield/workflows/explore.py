@@ -20,9 +20,9 @@ from precise_shield.report.explore import (
     site_page,
     style_sheet,
 )
-from precise_shield.workflows.config import Config, load_config
-from precise_shield.workflows.identify import UNSEEN
-from precise_shield.workflows.summary_file import read_summary
+from precise_shield.workflows.base.config import Config, load_config
+from precise_shield.workflows.base.summary_file import read_summary
+from precise_shield.workflows.identify.stage import UNSEEN
 
 LOOPBACK = "127.0.0.1"
 

@@ -9,26 +9,26 @@ from precise_shield.core.store import readable_errors
 from precise_shield.core.summary import Summary
 from precise_shield.report.page import write_report
 from precise_shield.report.raster import write_pngs
-from precise_shield.workflows.align import align
-from precise_shield.workflows.budget import budget
-from precise_shield.workflows.config import commented
-from precise_shield.workflows.context import Run
-from precise_shield.workflows.defended import check_defences
-from precise_shield.workflows.evaluate import evaluate
-from precise_shield.workflows.explain import explain
-from precise_shield.workflows.explained import explained
-from precise_shield.workflows.gate import gates
-from precise_shield.workflows.headroom import headroom
-from precise_shield.workflows.identify import identify
-from precise_shield.workflows.judges import names_of
-from precise_shield.workflows.parts import parts_of
-from precise_shield.workflows.plans import arm_names
-from precise_shield.workflows.search import search_facts
-from precise_shield.workflows.served import check_servers
+from precise_shield.workflows.align.gate import gates
+from precise_shield.workflows.align.parts import parts_of
+from precise_shield.workflows.align.plans import arm_names
+from precise_shield.workflows.align.search import search_facts
+from precise_shield.workflows.align.stage import align
+from precise_shield.workflows.align.tracking import check_trackers
+from precise_shield.workflows.answer.judges import names_of
+from precise_shield.workflows.base.config import commented
+from precise_shield.workflows.base.context import Run
+from precise_shield.workflows.base.summary_file import read_summary
+from precise_shield.workflows.evaluate.defended import check_defences
+from precise_shield.workflows.evaluate.served import check_servers
+from precise_shield.workflows.evaluate.stage import evaluate
+from precise_shield.workflows.explain.explained import explained
+from precise_shield.workflows.explain.headroom import headroom
+from precise_shield.workflows.explain.stage import explain
+from precise_shield.workflows.identify.stage import identify
+from precise_shield.workflows.plan.budget import budget
 from precise_shield.workflows.summarise import summarise
-from precise_shield.workflows.summary_file import read_summary
-from precise_shield.workflows.tracking import check_trackers
-from precise_shield.workflows.verify import verify
+from precise_shield.workflows.verify.stage import verify
 
 
 def run_all(run: Run) -> Summary:

@@ -15,17 +15,17 @@ from precise_shield.core.summary import Condition, ModelFacts, NeuronFacts, Summ
 from precise_shield.evaluate.measures import difference_rows, rate_rows
 from precise_shield.evaluate.rules import RULES
 from precise_shield.report.page import write_report
-from precise_shield.workflows import answers, judges
-from precise_shield.workflows.asked import calls_beforehand
-from precise_shield.workflows.config import commented
-from precise_shield.workflows.context import Run
-from precise_shield.workflows.data_notes import data_notes
-from precise_shield.workflows.evaluate import Evaluation, samples
-from precise_shield.workflows.headlines import headlines
-from precise_shield.workflows.openings import log_opening
-from precise_shield.workflows.served import BASE, check_servers, served
+from precise_shield.workflows.answer import answers, judges
+from precise_shield.workflows.answer.asked import calls_beforehand
+from precise_shield.workflows.base.config import commented
+from precise_shield.workflows.base.context import Run
+from precise_shield.workflows.base.data_notes import data_notes
+from precise_shield.workflows.base.openings import log_opening
+from precise_shield.workflows.evaluate.headlines import headlines
+from precise_shield.workflows.evaluate.served import BASE, check_servers, served
+from precise_shield.workflows.evaluate.stage import Evaluation, samples
+from precise_shield.workflows.evaluate.utility import utility
 from precise_shield.workflows.summarise import data_facts
-from precise_shield.workflows.utility import utility
 
 NOT_KNOWN = "not known: served"
 

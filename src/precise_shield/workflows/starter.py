@@ -15,11 +15,11 @@ from precise_shield.evaluate.judges import JUDGES
 from precise_shield.evaluate.rules import RULES
 from precise_shield.identify.scores import SCORES
 from precise_shield.models.layouts import known_model_types
-from precise_shield.workflows import embedded  # registers the sandbox's data sources
-from precise_shield.workflows.config import Config, commented
-from precise_shield.workflows.sections.data import DataSection, SourceSection
-from precise_shield.workflows.sections.evaluate import EvaluateSection
-from precise_shield.workflows.sections.model import ModelSection
+from precise_shield.workflows.base import embedded  # registers the sandbox's data sources
+from precise_shield.workflows.base.config import Config, commented
+from precise_shield.workflows.base.sections.data import DataSection, SourceSection
+from precise_shield.workflows.base.sections.evaluate import EvaluateSection
+from precise_shield.workflows.base.sections.model import ModelSection
 
 
 def init(path: Path, *, model: str, manifest: str | None) -> Path:

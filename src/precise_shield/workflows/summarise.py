@@ -24,18 +24,18 @@ from precise_shield.core.summary import (
 from precise_shield.data.contrast import fingerprint
 from precise_shield.evaluate.rules import RULES
 from precise_shield.models.packed import count
-from precise_shield.workflows.arms import Arm
-from precise_shield.workflows.audit import audit
-from precise_shield.workflows.claims import claims
-from precise_shield.workflows.claims_explained import explained_claims
-from precise_shield.workflows.claims_more import further_claims
-from precise_shield.workflows.context import Run
-from precise_shield.workflows.data_notes import data_notes
-from precise_shield.workflows.evaluate import Evaluation, samples
-from precise_shield.workflows.explain import by_kind
-from precise_shield.workflows.factors import Seen, factor_rows
-from precise_shield.workflows.identify import Atlas, identified
-from precise_shield.workflows.transfer import transfer
+from precise_shield.workflows.align.arms import Arm
+from precise_shield.workflows.base.context import Run
+from precise_shield.workflows.base.data_notes import data_notes
+from precise_shield.workflows.claims.explained import explained_claims
+from precise_shield.workflows.claims.more import further_claims
+from precise_shield.workflows.claims.papers import claims
+from precise_shield.workflows.evaluate.audit import audit
+from precise_shield.workflows.evaluate.factors import Seen, factor_rows
+from precise_shield.workflows.evaluate.stage import Evaluation, samples
+from precise_shield.workflows.evaluate.transfer import transfer
+from precise_shield.workflows.explain.stage import by_kind
+from precise_shield.workflows.identify.stage import Atlas, identified
 
 
 def summarise(

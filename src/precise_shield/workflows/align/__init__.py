@@ -1,0 +1,1 @@
+"""Train the neurons and their rivals, search, and measure against the gate."""

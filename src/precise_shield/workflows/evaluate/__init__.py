@@ -1,0 +1,1 @@
+"""Ask every condition, and measure what it answered."""

@@ -1,0 +1,1 @@
+"""Where the neurons sit, and what cells share."""

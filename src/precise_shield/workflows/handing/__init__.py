@@ -1,0 +1,1 @@
+"""Hand a result on: to disk, to the hub, to other tools."""

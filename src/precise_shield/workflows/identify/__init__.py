@@ -1,0 +1,1 @@
+"""Find the neurons, and how sure their sets are."""

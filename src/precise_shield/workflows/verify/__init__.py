@@ -1,0 +1,1 @@
+"""Hold the neurons against matched random ones, causally."""
