@@ -150,6 +150,32 @@ def test_a_figure_tells_its_number_under_the_pointer(browser: object, tmp_path: 
     assert not tip.is_visible()
 
 
+def test_a_figure_tells_its_numbers_by_keyboard(browser: object, tmp_path: Path) -> None:
+    page = opened(browser, realistic_page(), tmp_path).page
+    page.locator("#attack-success svg").first.focus()  # type: ignore[attr-defined]
+    told = []
+    for key in ("ArrowRight", "ArrowDown", "End", "ArrowRight", "Home"):
+        page.keyboard.press(key)  # type: ignore[attr-defined]
+        assert page.locator(".tip.here").count() == 1  # type: ignore[attr-defined]
+        told.append(page.locator("#tip").inner_text())  # type: ignore[attr-defined]
+    assert told[0] == told[4] != told[1] != told[2] == told[3]
+    assert all("n=" in words for words in told)
+    page.keyboard.press("Tab")  # type: ignore[attr-defined]
+    assert not page.locator("#tip").is_visible()  # type: ignore[attr-defined]
+    assert page.locator(".tip.here").count() == 0  # type: ignore[attr-defined]
+
+
+def test_claims_are_read_on_a_phone_without_moving_sideways(
+    browser: object, tmp_path: Path
+) -> None:
+    page = opened(browser, realistic_page(), tmp_path, 400).page
+    sides = page.eval_on_selector_all(  # type: ignore[attr-defined]
+        "#believe > .scroll", "els => els.map(e => [e.scrollWidth, e.clientWidth])"
+    )
+    assert sides
+    assert all(inner <= outer for inner, outer in sides)
+
+
 def test_without_scripts_the_page_still_says_everything(browser: object, tmp_path: Path) -> None:
     context = browser.new_context(java_script_enabled=False, offline=True)  # type: ignore[attr-defined]
     page = context.new_page()

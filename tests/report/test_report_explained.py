@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from itertools import combinations
+
 from precise_shield.core.summary import Summary
 from precise_shield.report.page import figures_of, render_html, render_markdown
 from report.explained_fixture import explained_summary, influence_facts
 from report.fixture import realistic
+
+NAME = re.compile(r'<text x="([\d.]+)" y="([\d.]+)" class="t-tiny t-soft"')
 
 
 def figure(name: str, summary: Summary | None = None):
@@ -44,6 +49,10 @@ def test_each_language_is_a_point_and_r_has_its_exact_p() -> None:
     assert len(tests["text"].languages) == 10
     for language in tests["text"].languages:
         assert f">{language}</text>" in it.panels[0].svg
+    for panel in it.panels:  # names stand over no other name
+        at = [(float(x), float(y)) for x, y in NAME.findall(panel.svg)]
+        assert len(at) > 5
+        assert all(abs(a - c) > 10 or abs(b - d) > 8 for (a, b), (c, d) in combinations(at, 2))
     assert "3,628,800 (all)" in {row[8].text for row in it.table.rows}
     assert figure("counts", realistic()) is None
 

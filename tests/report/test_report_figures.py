@@ -79,6 +79,20 @@ def test_the_heat_map_shows_the_numbers_of_the_table() -> None:
         assert cell.get("class") == f"tip cell risk{step}"
 
 
+def test_long_names_in_a_heat_map_are_shown_whole_and_shift_its_squares() -> None:
+    cells = [[Square(0.5, "50"), Square(0.5, "50")]]
+    short, long = (
+        parsed(heat_map("m", [name], ["text", "contrastive-difference"], cells, "risk"))
+        for name in ("German", "all but image-dominant")
+    )
+    words = {e.text for e in long.iter("text")}
+    assert {"all but image-dominant", "contrastive-", "difference"} <= words
+    assert not any("…" in (word or "") for word in words)
+    starts = [min(float(e.get("x", "nan")) for e in svg.iter("rect")) for svg in (short, long)]
+    assert starts[0] < starts[1]
+    assert max(float(e.get("x", "nan")) for e in long.iter("rect")) < float(long.get("width", "0"))
+
+
 def test_a_mark_stands_where_its_value_is() -> None:
     axis = linear([-0.5, 0.25], *PLOT, percent=True)
     lane = Lane("one", (Mark("base", -0.25, -0.5, 0.25),))

@@ -9,7 +9,9 @@ import pytest
 from precise_shield.core.rates import Rate
 from precise_shield.core.records import MODALITIES
 from precise_shield.core.summary import Measure, RateRow, Summary
-from precise_shield.report.evidence import believe_findings, changed_findings
+from precise_shield.core.summary.neurons import Sharing
+from precise_shield.report.compare import comparison
+from precise_shield.report.evidence import believe_findings, changed_findings, where_findings
 from precise_shield.report.headline import safer_findings, verdict
 from precise_shield.report.tiles import tiles
 from precise_shield.report.view import View
@@ -196,3 +198,23 @@ def test_tiles_show_both_ends_and_leave_out_what_was_not_measured() -> None:
     fewer = _texts(summary.model_copy(update={"rates": rates}))
     assert len(fewer) == 4
     assert any("harmful minus benign" in text for text in fewer)
+
+
+@pytest.mark.parametrize(("p", "tone"), [(0.04, "good"), (0.2, "bad")])
+def test_languages_share_by_the_one_test_over_all_pairs(p: float, tone: str) -> None:
+    """The claim and the finding rest on the same p, however single pairs came out."""
+    summary = realistic()
+    both = Sharing(across="languages", pairs=9, share=0.5, chance_shuffled=0.4, p_value=p)
+    neurons = summary.neurons.model_copy(update={"sharing": [both]})
+    found = where_findings(View(summary.model_copy(update={"neurons": neurons})))
+    shared = next(f for f in found if f.about == "Shared")
+    assert (shared.tone, f"p = {p:.3f}" in shared.sentence) == (tone, True)
+
+
+def test_runs_of_two_experiments_get_no_verdict_between_them() -> None:
+    one = realistic()
+    other = one.model_copy(update={"judge": "another"})
+    told = comparison(View(one), View(other)).findings[1]
+    assert told.tone == "plain"
+    assert "no verdict: they differ in judge" in told.sentence
+    assert "no verdict" not in comparison(View(one), View(one)).findings[1].sentence

@@ -8,10 +8,10 @@ from markupsafe import Markup
 
 from precise_shield.core.records import Modality
 from precise_shield.core.summary import Receipt, SetFacts
-from precise_shield.report.charts import PLOT, Lane, Mark, Series, line_chart, marks_plot
+from precise_shield.report.charts import BOX, PLOT, Lane, Mark, Series, line_chart, marks_plot
 from precise_shield.report.figures import GLYPHS, Figure, Panel
 from precise_shield.report.overlap import cell_sets
-from precise_shield.report.svg import WIDTH, Axis, linear, logarithmic, steps, unit
+from precise_shield.report.svg import Axis, linear, logarithmic, steps, unit
 from precise_shield.report.tables import Entry, Rows, Table, real, receipts_table, table, whole
 from precise_shield.report.view import View
 from precise_shield.report.words import (
@@ -26,9 +26,6 @@ from precise_shield.report.words import (
 DENSE = 24
 """From more layers on, lines go without marks."""
 
-_BOX = (54.0, WIDTH - 16.0, 196.0, 24.0)
-"""Left, right, lower and upper end of a line chart's axes."""
-
 
 def depth_figure(view: View) -> Figure | None:
     """Where in depth the sets sit: mean of the high-resource languages and of the others."""
@@ -38,7 +35,7 @@ def depth_figure(view: View) -> Figure | None:
     counts = [n for facts in [*sets.values(), *chosen] for n in facts.by_layer]
     if not counts:
         return None
-    left, right, lower, upper = _BOX
+    left, right, lower, upper = BOX
     layers = max(len(s.by_layer) for s in [*sets.values(), *chosen])
     x = steps(layers - 1, left, right)
     panels, rows = [], []
@@ -113,7 +110,7 @@ def curve_figure(view: View) -> Figure | None:
     points = sorted(view.summary.neurons.curve, key=lambda point: point.p)
     if not points:
         return None
-    left, right, lower, upper = _BOX
+    left, right, lower, upper = BOX
     x = logarithmic([100 * point.p for point in points], left, right)
     sizes = tuple((100 * point.p, float(point.size)) for point in points)
     halves = tuple(

@@ -21,9 +21,16 @@ from precise_shield.report.svg import (
     tag,
     text,
 )
+from precise_shield.report.words import percent, signed, small
 
 LABELS = 84.0
 """Pixels kept for row labels."""
+
+LONGEST = 180.0
+"""Pixels that the row labels of a heat map may take where they are longer."""
+
+BOX = (54.0, WIDTH - 16.0, 196.0, 24.0)
+"""Left, right, lower and upper end of the axes of a chart with two of them."""
 
 VALUES = 48.0
 """Pixels kept for the figure at the end of a row."""
@@ -119,7 +126,7 @@ def heat_map(
     Args:
         label: what a screen reader says the picture is.
         rows: labels on the left, one for each line of `squares`.
-        columns: labels above; a hyphen may break them into two lines.
+        columns: labels above; a hyphen or a space may break them into two lines.
         squares: the cells, row by row.
         ramp: name of the colour ramp.
         gaps: rows before which space is left, to set pooled rows apart.
@@ -127,26 +134,28 @@ def heat_map(
     """
     deep = any(square and square.sub for row in squares for square in row)
     high = 34.0 if deep else 26.0
-    wide = max((WIDTH - LABELS) / max(1, len(columns)), 26.0)
+    left = min(max([LABELS, *(label_width(name) + 10 for name in rows)]), LONGEST)
+    fair = 1.0 / max(1, len(columns))
+    wide = max((WIDTH - left) * fair, min(_widest(columns), 1.5 * WIDTH * fair), 26.0)
     wide = min(wide, 92.0)
     heads = [_head_lines(name, wide) for name in columns]
     top = 21.0 if all(len(lines) == 1 for lines in heads) else 34.0
     parts = []
     for k, lines in enumerate(heads):
-        head = _column_head(lines, LABELS + (k + 0.5) * wide, top, wide)
+        head = _column_head(lines, left + (k + 0.5) * wide, top, wide)
         parts.append(head if orders is None else tag("g", head, data_c=k))
     y = top
     for index, (name, row) in enumerate(zip(rows, squares, strict=True)):
         y += 8 if index in gaps else 0
-        short = fitted(name, LABELS - 8)
-        name_at = text(LABELS - 8, y + high / 2 + 4, short, anchor="end")
+        short = fitted(name, left - 8)
+        name_at = text(left - 8, y + high / 2 + 4, short, anchor="end")
         parts.append(name_at if orders is None else tag("g", name_at, data_r=index))
         for k, square in enumerate(row):
             if square is not None:
-                drawn = _square(square, LABELS + k * wide, y, wide, high, ramp)
+                drawn = _square(square, left + k * wide, y, wide, high, ramp)
                 parts.append(drawn if orders is None else tag("g", drawn, data_r=index, data_c=k))
         y += high
-    width = max(WIDTH, LABELS + wide * len(columns))
+    width = max(WIDTH, left + wide * len(columns))
     if orders is None:
         return drawing(width, y + 4, label, parts)
     step: dict[str, str | float] = {"data_wide": wide, "data_high": high}
@@ -154,9 +163,19 @@ def heat_map(
     return drawing(width, y + 4, label, parts, **step)
 
 
+def _widest(columns: Sequence[str]) -> float:
+    """Pixels that the longest unbreakable part of a column's head asks for."""
+    parts = [part for name in columns for part in _broken(name)]
+    return max((label_width(part) for part in parts), default=0.0)
+
+
+def _broken(name: str) -> list[str]:
+    first, sign, rest = name.partition("-" if "-" in name else " ")
+    return [first + sign.strip(), rest] if rest else [name]
+
+
 def _head_lines(name: str, wide: float) -> list[str]:
-    words = name.split("-", 1) if label_width(name) > wide - 4 else [name]
-    return [words[0] + "-", words[1]] if len(words) == 2 else words
+    return _broken(name) if label_width(name) > wide - 4 else [name]
 
 
 def _column_head(lines: Sequence[str], x: float, top: float, wide: float) -> Markup:
@@ -273,6 +292,16 @@ def line_chart(
         x_name: what the horizontal axis counts.
         y_name: what the vertical axis counts, written above it.
     """
+    parts: list[Markup] = []
+    for one in sorted(series, key=lambda s: not s.faint):
+        parts += _stretches(one, x, y, (x_name, y_name))
+    return framed(label, parts, x, y, x_name, y_name)
+
+
+def framed(
+    label: str, drawn: Sequence[Markup], x: Axis, y: Axis, x_name: str, y_name: str
+) -> Markup:
+    """What was drawn on two axes, on its grid and with its axes named; as `line_chart` takes it."""
     left, right = x.start - 10, x.end + 10
     parts = [text(left - 30, 12, y_name, "t-small t-soft")]
     for tick in y.ticks:
@@ -282,13 +311,12 @@ def line_chart(
         parts.append(line(x(tick), y.start, x(tick), y.start + 4, "axis"))
         parts.append(text(x(tick), y.start + 16, x.name(tick), "t-small t-soft", "middle"))
     parts.append(line(left, y.start, right, y.start, "axis"))
-    for one in sorted(series, key=lambda s: not s.faint):
-        parts += _stretches(one, x, y)
+    parts += drawn
     parts.append(text((x.start + x.end) / 2, y.start + 32, x_name, "t-small t-soft", "middle"))
     return drawing(WIDTH, y.start + 40, label, parts)
 
 
-def _stretches(series: Series, x: Axis, y: Axis) -> list[Markup]:
+def _stretches(series: Series, x: Axis, y: Axis, names: tuple[str, str]) -> list[Markup]:
     runs: list[list[tuple[float, float]]] = [[]]
     for point in series.points:
         if isfinite(point[0]) and isfinite(point[1]):
@@ -302,9 +330,18 @@ def _stretches(series: Series, x: Axis, y: Axis) -> list[Markup]:
         if path:
             parts.append(tag("path", d=path, class_=style))
         if series.dots and not series.faint:
-            tips = [f"{series.label}: {b:.3g} at {a:g}" for a, b in run]
+            tips = [
+                f"{series.label}: {_said(b, y, names[1])} at {a:g} ({names[0]})" for a, b in run
+            ]
             spots = [
                 glyph(series.kind, x(a), y(b), tip) for (a, b), tip in zip(run, tips, strict=True)
             ]
             parts += [tag("g", spot, class_="tip") for spot in spots]
     return parts
+
+
+def _said(value: float, axis: Axis, name: str) -> str:
+    """A value in the words of its axis: a share as percent, anything else with what it counts."""
+    if axis.percent:
+        return percent(value)
+    return f"{signed(value, 3).rstrip('0').rstrip('.') if abs(value) >= 1 else small(value)} {name}"

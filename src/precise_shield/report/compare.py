@@ -81,9 +81,14 @@ def _facts(a: View, b: View) -> Table:
     return table("What the two runs share", columns, rows)
 
 
-def _sameness(a: View, b: View) -> Finding:
+def _apart(a: View, b: View) -> list[str]:
+    """What has to be the same in both runs for their numbers to be compared, and is not."""
     one, two = _items(a), _items(b)
-    apart = [key for key in MUST_MATCH if one[key] != two[key]]
+    return [key for key in MUST_MATCH if one[key] != two[key]]
+
+
+def _sameness(a: View, b: View) -> Finding:
+    apart = _apart(a, b)
     if apart:
         words = f"The runs differ in {listed(apart)}: their numbers are not of one experiment."
         return Finding("Comparable", "bad", words)
@@ -108,6 +113,9 @@ def _effect(a: View, b: View) -> Finding:
         return Finding("After tuning", "unclear", "Attack success cannot be compared.")
     tones: dict[int, Tone] = {-1: "good", 0: "unclear", 1: "bad"}
     words = {-1: "B is safer", 0: "no difference beyond noise", 1: "A is safer"}
+    if apart := _apart(a, b):
+        tones = dict.fromkeys(tones, "plain")
+        words = dict.fromkeys(words, f"no verdict: they differ in {listed(apart)}")
     return Finding(
         "After tuning",
         tones[change.direction],

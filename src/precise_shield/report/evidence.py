@@ -19,6 +19,7 @@ from precise_shield.report.words import (
     known,
     listed,
     number,
+    p_text,
     percent,
     points,
     tiny_share,
@@ -235,11 +236,16 @@ def _sharing(view: View) -> Finding | None:
     ceiling = percent(sum(tops) / len(tops)) if tops else "undefined"
     tested = [p for _, _, _, p in pairs if p is not None and known(p)]
     sure = sum(p < ALPHA for p in tested)
-    tone: Tone = "good" if tested and sure * 2 > len(tested) else "unclear"
-    if tested and sure <= ALPHA * len(tested):
-        tone = "bad"
     whole = next((s for s in view.summary.neurons.sharing if s.across == "languages"), None)
     prompt = None if whole is None else whole.share_at_last_prompt
+    together = None if whole is None else whole.p_value
+    tone: Tone = "unclear"
+    if known(together):
+        tone = "good" if (together or 0.0) <= ALPHA else "bad"
+    elif tested:
+        tone = "good" if sure * 2 > len(tested) else "unclear"
+        tone = "bad" if sure <= ALPHA * len(tested) else tone
+    at_once = f"all pairs in one test p = {p_text(together)}; " if known(together) else ""
     beside = (
         ""
         if prompt is None
@@ -251,7 +257,8 @@ def _sharing(view: View) -> Finding | None:
         tone,
         f"Across languages {percent(share_)} of a set lies in another's, on average over"
         f" {len(both)} directed pairs; chance {percent(chance)}, ceiling {ceiling};"
-        f" {sure} of {len(tested)} tested pairs have p < {ALPHA} before correction.{beside}",
+        f" {at_once}{sure} of {len(tested)} tested pairs have p < {ALPHA} before correction."
+        f"{beside}",
     )
 
 
@@ -301,9 +308,14 @@ def attack_table(view: View) -> Table:
     asked = "not measured"
     if aligned is not None:
         asked = f"attack success {share_text(view.rate(aligned.name, 'attack_success'))}"
+    later = view.summary.audit is not None
     rows: Rows = [
         ["Ask plainly, as the test data do", "anyone", asked],
-        ["Find the neurons and switch them off at inference", "who holds the weights", ablation],
+        [
+            "Find the neurons and switch them off at inference",
+            "who holds the weights",
+            f"{ablation}; of the aligned model: the audit below" if later else ablation,
+        ],
         [
             f"Compare with the original and take the {size} changed weights out",
             "who holds both sets of weights",
@@ -312,7 +324,12 @@ def attack_table(view: View) -> Table:
         [
             "Undo it with a few fine-tuning steps on harmful answers",
             "who can fine-tune",
-            "not measured; expect it to work, as it is known to for open weights",
+            (
+                "benign fine-tuning steps: the audit below; harmful ones are not measured, expect"
+                " them to work"
+                if later
+                else "not measured; expect it to work, as it is known to for open weights"
+            ),
         ],
         [
             "Reword, translate, mix languages, many turns, optimised pictures",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from precise_shield.core.summary import GateFacts
-from precise_shield.report.search import search_tables
+from precise_shield.report.search import matched_tables
 from precise_shield.report.tables import Rows, Table, real, table
 from precise_shield.report.view import View
 
@@ -22,12 +22,8 @@ def gate_sentence(facts: GateFacts) -> str:
 
 
 def gate_tables(view: View) -> list[Table]:
-    """The gate's limits, and the search's trials where there was one."""
-    tables = [_limits(view, facts) for facts in view.summary.gate]
-    search = view.summary.search
-    if search is not None:
-        tables += search_tables(view, search)
-    return tables
+    """The gate's limits, and arms at like cost where there was a search."""
+    return [*(_limits(view, facts) for facts in view.summary.gate), *matched_tables(view)]
 
 
 def _limits(view: View, facts: GateFacts) -> Table:

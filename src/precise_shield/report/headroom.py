@@ -8,15 +8,14 @@ from markupsafe import Markup
 
 from precise_shield.core.summary.headroom import HeadroomRow, ProbeContrast
 from precise_shield.report.anatomy import DENSE
-from precise_shield.report.charts import Series, Square, heat_map, line_chart
+from precise_shield.report.charts import BOX, Series, Square, heat_map, line_chart
 from precise_shield.report.figures import Figure, Panel
 from precise_shield.report.headline import Finding, Tone
-from precise_shield.report.svg import WIDTH, Axis, steps
+from precise_shield.report.svg import Axis, steps
 from precise_shield.report.tables import Entry, Rows, Table, p_entry, real, table, whole
 from precise_shield.report.view import View
 from precise_shield.report.words import known, language_name, modality_name, number, p_text
 
-_BOX = (54.0, WIDTH - 16.0, 196.0, 24.0)
 _AUC = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 NAMES: dict[ProbeContrast, str] = {
@@ -62,7 +61,7 @@ def _points(values: list[float | None]) -> tuple[tuple[float, float], ...]:
 
 
 def _lines(rows: list[HeadroomRow], name: str) -> Markup:
-    left, right, lower, upper = _BOX
+    left, right, lower, upper = BOX
     series, dots = [], len(rows[0].auc) <= DENSE
     for row in rows:
         base = row.condition == "base"

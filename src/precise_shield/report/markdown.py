@@ -24,6 +24,7 @@ from precise_shield.report.headline import (
 from precise_shield.report.headlines import headline_tables
 from precise_shield.report.judging import judging_tables
 from precise_shield.report.local import local_tables
+from precise_shield.report.search import search_tables
 from precise_shield.report.sureness import sureness_tables
 from precise_shield.report.tables import (
     MEASURE_NAMES,
@@ -92,6 +93,7 @@ def render_markdown(summary: Summary) -> str:
     lines += [f"- Warning: {plain(warning)}" for warning in summary.warnings]
     lines += ["", *_section("What was changed?", changed_findings(view))]
     lines += _table(receipts_table(summary.receipts, view)) if summary.receipts else []
+    lines += [line for numbers in search_tables(view) for line in _table(numbers)]
     lines += _section("Where does safety live?", where_findings(view))
     more = [*sureness_tables(view), *local_tables(view), *transfer_tables(view)]
     lines += [line for numbers in more for line in _table(numbers)]

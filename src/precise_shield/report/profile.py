@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import nan
 
 from markupsafe import Markup
 
 from precise_shield.core.summary.explained import CountTest, Decomposition, DepthRow
 from precise_shield.report.anatomy import DENSE, depth_figure
-from precise_shield.report.charts import PLOT, Lane, Mark, Series, glyph, line_chart, marks_plot
+from precise_shield.report.charts import (
+    BOX,
+    PLOT,
+    Lane,
+    Mark,
+    Series,
+    framed,
+    glyph,
+    line_chart,
+    marks_plot,
+)
 from precise_shield.report.figures import Figure, Panel
 from precise_shield.report.overlap import place_of
-from precise_shield.report.svg import WIDTH, Axis, drawing, line, linear, steps, tag, text, unit
+from precise_shield.report.svg import Axis, label_width, linear, steps, tag, text, unit
 from precise_shield.report.tables import Entry, Rows, Table, p_entry, real, share, table, whole
 from precise_shield.report.view import View
 from precise_shield.report.words import (
@@ -25,9 +36,6 @@ from precise_shield.report.words import (
     percent,
     signed,
 )
-
-_BOX = (54.0, WIDTH - 16.0, 196.0, 24.0)
-"""Left, right, lower and upper end of a chart's axes."""
 
 KINDS = {
     "ffn": "feed-forward",
@@ -81,7 +89,7 @@ def profile_figure(view: View) -> Figure | None:
 
 
 def _depth_chart(rows: list[DepthRow], title: str) -> Markup:
-    left, right, lower, upper = _BOX
+    left, right, lower, upper = BOX
     layers = rows[0].layers
     tops = [float(n) for row in rows for one in row.by_language for n in one]
     series = []
@@ -241,33 +249,64 @@ def _title(t: CountTest) -> str:
 
 
 def _scatter(t: CountTest) -> Markup:
-    left, right, lower, upper = _BOX
+    left, right, lower, upper = BOX
     counts = [float(n) for n in t.counts]
     x = linear(counts, left, right, zero=False)
     y = Axis(0.0, 1.0, lower, upper, (0.0, 0.25, 0.5, 0.75, 1.0), percent=True)
-    parts = [text(left - 40, 12, "attack success, %", "t-small t-soft")]
-    for tick in y.ticks:
-        parts.append(line(left - 10, y(tick), right + 10, y(tick), "grid"))
-        parts.append(text(left - 16, y(tick) + 4, y.name(tick), "t-small t-soft", "end"))
-    for tick in x.ticks:
-        parts.append(line(x(tick), lower, x(tick), lower + 4, "axis"))
-        parts.append(text(x(tick), lower + 16, x.name(tick), "t-small t-soft", "middle"))
-    parts.append(line(left - 10, lower, right + 10, lower, "axis"))
-    for language, n, hits, tokens in zip(
-        t.languages, counts, t.attack_success, t.tokens, strict=True
+    parts: list[Markup] = []
+    dots = [(x(n), y(hits)) for n, hits in zip(counts, t.attack_success, strict=True)]
+    for language, n, hits, tokens, place in zip(
+        t.languages, counts, t.attack_success, t.tokens, _labelled(t.languages, dots), strict=True
     ):
         kind = "aligned" if is_high_resource(language) else "zero"
         tip = (
             f"{language_name(language)}: {n:.0f} neurons, attack success {percent(hits)},"
             f" {number(tokens, 1)} tokens an item"
         )
-        side = "end" if x(n) > right - 24 else "start"
-        shift = -7 if side == "end" else 7
-        label = text(x(n) + shift, y(hits) + 4, language, "t-tiny t-soft", side)
-        parts.append(tag("g", glyph(kind, x(n), y(hits), tip), label, class_="tip"))
-    middle = (left + right) / 2
-    parts.append(text(middle, lower + 32, "neurons in the set", "t-small t-soft", "middle"))
-    return drawing(WIDTH, lower + 40, f"Neurons against attack success, {t.modality}", parts)
+        marks = [glyph(kind, x(n), y(hits), tip)]
+        if place is not None:
+            marks.append(text(*place, language, "t-tiny t-soft", "middle"))
+        parts.append(tag("g", *marks, class_="tip"))
+    label = f"Neurons against attack success, {modality_name(t.modality)}"
+    return framed(label, parts, x, y, "neurons in the set", "attack success, %")
+
+
+def _labelled(
+    names: Sequence[str], dots: Sequence[tuple[float, float]]
+) -> list[tuple[float, float] | None]:
+    """Where each name stands, beside or below its dot, over no other name and no dot.
+
+    None where there is no such place: the dot is named under the pointer and in the table.
+    """
+    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in dots]
+    places: list[tuple[float, float] | None] = []
+    for name, (x, y) in zip(names, dots, strict=True):
+        half = label_width(name) * 10 / 12 / 2 + 1.5
+        tries = [(x + 6 + half, y + 4), (x - 6 - half, y + 4)]
+        tries += [(x, y + down) for down in (15, -8, 26, -19, 37, 48)]
+        spots = [(a, b, (a - half, b - 8, a + half, b + 1)) for a, b in tries]
+        left, right, lower, upper = BOX
+        free = (
+            (a, b, box)
+            for a, b, box in spots
+            if left - 8 <= box[0]
+            and box[2] <= right + 14
+            and upper - 16 <= box[1]
+            and box[3] <= lower - 1
+            and not any(_cover(box, other) for other in taken)
+        )
+        found = next(free, None)
+        places.append(None if found is None else found[:2])
+        taken += [] if found is None else [found[2]]
+    return places
+
+
+Box = tuple[float, float, float, float]
+"""Left, upper, right and lower end."""
+
+
+def _cover(one: Box, other: Box) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def _counts_table(view: View) -> Table:

@@ -8,16 +8,15 @@ from markupsafe import Markup
 
 from precise_shield.core.summary import SearchFacts
 from precise_shield.core.summary.gate import MatchedPair, TrialFacts
-from precise_shield.report.charts import glyph
+from precise_shield.report.charts import BOX, framed, glyph
 from precise_shield.report.figures import Figure, Panel
-from precise_shield.report.svg import WIDTH, Axis, drawing, line, linear, tag, text
+from precise_shield.report.svg import linear, tag
 from precise_shield.report.tables import Rows, Table, real, table
 from precise_shield.report.view import View
 
 LONGEST = 40
 """More trials than this, and the table shows those on a front alone."""
 
-_BOX = (54.0, WIDTH - 16.0, 196.0, 24.0)
 _KINDS = {"aligned": "aligned", "random_rows": "random"}
 
 
@@ -48,9 +47,16 @@ def search_figure(view: View) -> Figure | None:
     )
 
 
-def search_tables(view: View, search: SearchFacts) -> list[Table]:
-    """The trials, and the chosen neurons beside each other arm at like cost."""
-    return [_trials(view, search), _matched(view, search)]
+def search_tables(view: View) -> list[Table]:
+    """Every trial that the figure marks; nothing where nothing was searched."""
+    search = view.summary.search
+    return [] if search is None else [_trials(view, search)]
+
+
+def matched_tables(view: View) -> list[Table]:
+    """The chosen neurons beside each other arm at like cost, where there was a search."""
+    search = view.summary.search
+    return [] if search is None else [_matched(view, search)]
 
 
 def search_lines(view: View) -> list[tuple[str, str]]:
@@ -93,39 +99,26 @@ def _safe(search: SearchFacts, trial: TrialFacts) -> float:
 
 
 def _cloud(view: View, search: SearchFacts, name: str, costs: list[float | None]) -> Markup:
-    left, right, lower, upper = _BOX
+    left, right, lower, upper = BOX
     scale = 100.0 if name.endswith("%") else 1.0
     across = [nan if cost is None else scale * cost for cost in costs]
     along = [_safe(search, trial) for trial in search.trials]
     x, y = linear(across, left, right), linear(along, lower, upper)
-    parts = _axes(x, y, name, _safety(search))
+    parts: list[Markup] = []
     placed = [
         (trial, a, b)
         for trial, a, b in zip(search.trials, across, along, strict=True)
         if isfinite(a) and isfinite(b)
     ]
     for trial, a, b in sorted(placed, key=lambda one: (one[0].picked, one[0].front)):
-        tip = f"{view.label(trial.arm)}, {_settings(trial.settings)}: {b:.3g} at {a:.3g}"
-        mark = glyph(_kind(view, trial.arm), x(a), y(b), tip, faint=not trial.front)
-        parts.append(tag("g", mark, class_="tip"))
+        kind = _kind(view, trial.arm)
+        tip = f"{view.label(trial.arm)}, {_settings(trial.settings)}: {b:.3g} ({_safety(search)})"
+        mark = glyph(kind, x(a), y(b), f"{tip} at {a:.3g} ({name})", faint=not trial.front)
         if trial.picked:
-            ring = tag("circle", cx=x(a), cy=y(b), r=8, class_=f"k-{_kind(view, trial.arm)} open")
-            parts.append(ring)
-    return drawing(WIDTH, lower + 40, f"{_safety(search)} against {name}", parts)
-
-
-def _axes(x: Axis, y: Axis, x_name: str, y_name: str) -> list[Markup]:
-    left, right, lower = x.start - 10, x.end + 10, y.start
-    parts = [text(left - 30, 12, y_name, "t-small t-soft")]
-    for tick in y.ticks:
-        parts.append(line(left, y(tick), right, y(tick), "grid"))
-        parts.append(text(left - 6, y(tick) + 4, y.name(tick), "t-small t-soft", "end"))
-    for tick in x.ticks:
-        parts.append(line(x(tick), lower, x(tick), lower + 4, "axis"))
-        parts.append(text(x(tick), lower + 16, x.name(tick), "t-small t-soft", "middle"))
-    parts.append(line(left, lower, right, lower, "axis"))
-    parts.append(text((x.start + x.end) / 2, lower + 32, x_name, "t-small t-soft", "middle"))
-    return parts
+            parts.append(tag("circle", cx=x(a), cy=y(b), r=8, class_=f"k-{kind} open"))
+        parts.append(tag("g", mark, class_="tip"))
+    label = f"{_safety(search)} against {name}"
+    return framed(label, parts, x, y, name, _safety(search))
 
 
 def _settings(settings: dict[str, float]) -> str:

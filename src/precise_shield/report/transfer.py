@@ -25,6 +25,7 @@ from precise_shield.report.words import (
     language_name,
     listed,
     modality_name,
+    percent,
     points,
     signed,
     span,
@@ -92,7 +93,8 @@ def _row_name(view: View, condition: str, axis: TransferAxis) -> str:
 
 def _untouched(cell: TransferCell) -> Square:
     value = nan if cell.base is None else cell.base
-    return Square(value, short_percent(value), tip=f"untouched, {cell.column}: n={cell.n}")
+    tip = f"untouched, {cell.column}: {percent(value)} n={cell.n}"
+    return Square(value, short_percent(value), tip=tip)
 
 
 def _value(cell: TransferCell | None, arm: str) -> Square:
@@ -100,7 +102,7 @@ def _value(cell: TransferCell | None, arm: str) -> Square:
         seen = "trained" if cell is not None and cell.seen else ""
         return Square(nan, "undef.", seen, f"{arm}: nothing scored")
     tip = (
-        f"{arm}, {cell.column}: {points(cell.difference)} points"
+        f"{arm}, {cell.column}: {percent(cell.value)}, {points(cell.difference)} points"
         f" {_span(cell.low, cell.high)} n={cell.n} unscored={cell.unscored}"
     )
     return Square(cell.value, short_percent(cell.value), "trained" if cell.seen else "", tip)

@@ -30,8 +30,7 @@
   }
 
   // Figures: the words of <title>, shown at once; taken out so that no second box appears.
-  document.addEventListener("pointerover", (event) => {
-    const mark = event.target instanceof Element ? event.target.closest(".tip") : null;
+  const tell = (mark) => {
     tip.hidden = !mark;
     if (!mark) return;
     const title = mark.querySelector("title");
@@ -45,7 +44,35 @@
     const above = box.top - own.height - 8;
     tip.style.left = `${left}px`;
     tip.style.top = `${above > 4 ? above : box.bottom + 8}px`;
+  };
+  document.addEventListener("pointerover", (event) => {
+    tell(event.target instanceof Element ? event.target.closest(".tip") : null);
   });
+
+  // The same by keyboard: each picture is one stop, arrows, Home and End walk over its marks.
+  for (const svg of document.querySelectorAll("figure svg.figure")) {
+    const marks = [...svg.querySelectorAll(".tip")];
+    if (!marks.length) continue;
+    svg.tabIndex = 0;
+    let at = -1;
+    const leave = () => {
+      if (at >= 0) marks[at].classList.remove("here");
+      tip.hidden = true;
+    };
+    svg.addEventListener("blur", () => { leave(); at = -1; });
+    svg.addEventListener("keydown", (event) => {
+      const last = marks.length - 1;
+      const to = {
+        ArrowRight: at + 1, ArrowDown: at + 1, ArrowLeft: at - 1, ArrowUp: at - 1, Home: 0, End: last,
+      }[event.key];
+      if (to === undefined) return;
+      event.preventDefault();
+      leave();
+      at = Math.min(Math.max(to, 0), last);
+      marks[at].classList.add("here");
+      tell(marks[at]);
+    });
+  }
   document.addEventListener("scroll", () => { tip.hidden = true; }, { passive: true });
   document.addEventListener("keydown", (event) => { if (event.key === "Escape") tip.hidden = true; });
 

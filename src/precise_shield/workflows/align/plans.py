@@ -224,7 +224,7 @@ def _zero_shot(run: Run, atlas: Atlas, part: ZeroShotSection, form: Form) -> lis
     sets, restricted = sets_without(run, atlas, part.sets_of, which)
     neurons = require(which, evaluate(which, sets), sets)
     seen = f"{', '.join(part.languages or ['all languages'])}; "
-    seen += ", ".join(part.modalities or ["all"])
+    seen += ", ".join(part.modalities or ["all"]).replace("_", "-")
     if part.without_categories:
         seen += f"; without {', '.join(part.without_categories)}"
     where = "" if part.sets_of is None else " of those languages" if restricted else " of all"
