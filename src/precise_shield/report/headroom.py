@@ -14,7 +14,14 @@ from precise_shield.report.headline import Finding, Tone
 from precise_shield.report.svg import Axis, steps
 from precise_shield.report.tables import Entry, Rows, Table, p_entry, real, table, whole
 from precise_shield.report.view import View
-from precise_shield.report.words import known, language_name, modality_name, number, p_text
+from precise_shield.report.words import (
+    known,
+    language_name,
+    modality_name,
+    named_modalities,
+    number,
+    p_text,
+)
 
 _AUC = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -157,9 +164,10 @@ def headroom_finding(view: View) -> Finding | None:
     found = view.summary.explained.headroom
     if found is None:
         return None
+    sentence = named_modalities(found.sentence)
     means = {r.contrast: r for r in found.rows if r.language is None and r.condition == "base"}
     hardest = means.get("matched") or means.get("ordinary")
     if hardest is None or not known(hardest.p_value):
-        return Finding("Headroom", "unclear", found.sentence)
+        return Finding("Headroom", "unclear", sentence)
     tone: Tone = "good" if hardest.verdict == "apart" else "bad"
-    return Finding("Headroom", tone, found.sentence)
+    return Finding("Headroom", tone, sentence)

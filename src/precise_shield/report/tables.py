@@ -17,6 +17,7 @@ from precise_shield.report.words import (
     known,
     language_name,
     modality_name,
+    named_modalities,
     number,
     p_text,
     percent,
@@ -211,7 +212,13 @@ def labels_table(view: View) -> Table:
 def claims_table(view: View) -> Table:
     tones = {"holds": "good", "does not hold": "bad"}
     rows: Rows = [
-        [c.claim, Entry(c.verdict, tone=tones.get(c.verdict, "")), c.measured, c.reported, c.source]
+        [
+            named_modalities(c.claim),
+            Entry(c.verdict, tone=tones.get(c.verdict, "")),
+            named_modalities(c.measured),
+            c.reported,
+            c.source,
+        ]
         for c in view.summary.claims
     ]
     return table(

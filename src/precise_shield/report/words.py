@@ -147,6 +147,13 @@ def modality_name(modality: str | None) -> str:
     return "all modalities" if modality is None else _MODALITIES.get(modality, modality)
 
 
+def named_modalities(words: str) -> str:
+    """A sentence with every modality in it called by the papers' word."""
+    for code, name in _MODALITIES.items():
+        words = words.replace(code, name)
+    return words
+
+
 def is_high_resource(code: str) -> bool:
     """Whether the papers count this language as high-resource."""
     return code.split("-")[0] in HIGH_RESOURCE

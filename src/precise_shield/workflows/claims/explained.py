@@ -48,8 +48,7 @@ def _count(test: CountTest) -> Claim:
     how = "exact" if test.exact else "drawn"
     span = "" if test.low is None else f" [{test.low:+.2f}, {test.high:+.2f}]"
     return Claim(
-        claim="Languages with more safety neurons are attacked less often"
-        f" ({test.modality.replace('_', '-')})",
+        claim=f"Languages with more safety neurons are attacked less often ({test.modality})",
         source=f"{PS}, section 4",
         reported=REPORTED.get(test.modality, "no figure for text alone"),
         measured=f"{_said('r', test.r, test.p_value)}{span} over {len(test.languages)} languages,"
@@ -74,7 +73,7 @@ def _beyond(test: CountTest, other: CountTest | None) -> Claim:
     )  # fmt: skip
     return Claim(
         claim="Count goes with attack success beyond tokens per item, and within languages that"
-        f" are not high-resource ({test.modality.replace('_', '-')})",
+        f" are not high-resource ({test.modality})",
         source="our check on the claim above",
         reported="not examined",
         measured=f"{_said('partial r', test.partial_r, test.partial_p)} given tokens{within}",
