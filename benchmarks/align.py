@@ -41,7 +41,12 @@ DRIFTING = [
     for kind in ("lora2", "rows")
 ]
 RERUN = [Variant(kind, answers=True, rerun=True) for kind in ("lora2", "rows")]
-COMPARED = [*PLAIN, *HEADED, *DRIFTING, *RERUN]
+SPARING = [
+    Variant(kind, answers=answers, sparing=True)
+    for answers in (False, True)
+    for kind in ("lora2", "lora3", "rows", "direct")
+]
+COMPARED = [*PLAIN, *HEADED, *DRIFTING, *RERUN, *SPARING]
 
 EQUAL = [
     ("all", "ffn", {}, {}),

@@ -28,6 +28,7 @@ from precise_shield.models.decoder import blocks
 from precise_shield.models.frozen import arrival, entered, pieces
 from precise_shield.models.head import head
 from precise_shield.models.rerun import rerun
+from precise_shield.models.sparing import sparing
 
 RATE, RANK, KL, EPOCHS = 1e-3, 8, 0.1, 3
 
@@ -89,6 +90,8 @@ class Variant:
     """What no step changes is computed once: the base's answers, what is below block `lowest`."""
     rerun: bool = False
     """Blocks run again in the backward pass."""
+    sparing: bool = False
+    """Norms and activation functions alone run again in it, as they always do in our trainer."""
 
 
 NAMES = {
@@ -108,6 +111,7 @@ def name_of(variant: Variant) -> str:
         "KL": variant.kl,
         "cache": variant.kept,
         "checkpointed": variant.rerun,
+        "sparing": variant.sparing,
     }
     return ", ".join([NAMES[variant.kind], *(key for key, on in extras.items() if on)])
 
@@ -275,6 +279,8 @@ def prepared(
         frozen = Theirs(bound, model, size, variant.kept)
     if variant.rerun:
         stack.enter_context(rerun(blocks(bound)))
+    if variant.sparing:
+        stack.enter_context(sparing(blocks(bound)))
     once = (lambda: frozen.fill([rows])) if variant.kept else (lambda: None)
     if not variant.answers:
         runs = bound.model if model is None else model

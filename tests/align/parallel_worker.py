@@ -13,8 +13,11 @@ from torch import distributed
 
 from precise_shield.align.delta import DirectUnits, LoraRows, tuning
 from precise_shield.align.fit import FitSpec, fit
+from precise_shield.align.frozen import CacheSpec
+from precise_shield.align.losses import TrainBatch
 from precise_shield.cli import main as command
 from precise_shield.core.errors import NumericError
+from precise_shield.core.sites import NeuronSet
 from precise_shield.identify import streaming
 from precise_shield.models.decoder import blocks
 from precise_shield.models.held import is_sharded, share_blocks, whole
@@ -27,15 +30,33 @@ SPEC = FitSpec(
 """Rows of unequal length, an odd number of passes a step and a last step that is smaller."""
 
 
+HOW = ("whole", "sharded", "kept", "kept-sharded")
+"""Each process with the model, or with a share of every block; and so from a cache."""
+
+
 def train(
-    form: str, checkpoint: Path | None = None, *, sharded: bool = False
+    form: str, how: str, folder: Path | None = None, checkpoint: Path | None = None
 ) -> tuple[dict[str, torch.Tensor], list[float]]:
+    """Layers above the first and rows that change places, where something can be kept; `folder`
+    None keeps nothing."""
     bound = build("llama")
-    if sharded:
+    if how.endswith("sharded"):
         share_blocks(blocks(bound), torch.device("cpu"))
         assert is_sharded(bound.model)
-    with tuning(bound, chosen(bound), FORMS[form], seed=0) as deltas:
-        done = fit(deltas, lambda epoch: cut(batch(bound, epoch), 1), SPEC, checkpoint=checkpoint)
+    neurons, cache = chosen(bound), None
+    if how.startswith("kept"):
+        neurons = NeuronSet.of({site: ids for site, ids in neurons.units.items() if site.layer})
+    if how.startswith("kept") and folder is not None:
+        cache = CacheSpec(folder / f"cache-{how}" if form == "lora" else None, form)
+
+    def batches(epoch: int) -> list[TrainBatch]:
+        if not how.startswith("kept"):
+            return cut(batch(bound, epoch), 1)
+        rows = cut(batch(bound), 1)
+        return rows[epoch:] + rows[:epoch]
+
+    with tuning(bound, neurons, FORMS[form], seed=0) as deltas:
+        done = fit(deltas, batches, SPEC, checkpoint=checkpoint, cache=cache)
     return {name: whole(value) for name, value in weights(bound).items()}, list(done.losses)
 
 
@@ -53,15 +74,15 @@ def main(folder: Path) -> None:
     rank = int(os.environ["RANK"])
     join(rank, 2, rank)
     for form in FORMS:
-        for how in ("whole", "sharded"):
-            held, losses = train(form, folder / f"{form}-{how}.ckpt", sharded=how == "sharded")
+        for how in HOW:
+            held, losses = train(form, how, folder, folder / f"{form}-{how}.ckpt")
             tensors = {name: value.contiguous() for name, value in held.items()}
             path = folder / f"{form}-{how}-{rank}.safetensors"
             save_file(tensors | {"losses": torch.tensor(losses, dtype=torch.float64)}, path)
     shared = [str(folder / "config.yaml"), "--out", str(folder / "run")]
     assert typed("run", *shared, "--json") == 0
     again = [shared[0], "--out", str(folder / "shares"), "--set", "model.shard=fsdp"]
-    assert typed("evaluate", *again, "--quiet") == 0
+    assert typed("run", *again, "--quiet") == 0
     distributed.barrier()
     (folder / f"well-{rank}").touch()
     if rank == 1:

@@ -32,6 +32,7 @@ from precise_shield.models.decoder import blocks
 from precise_shield.models.head import check_head
 from precise_shield.models.held import is_sharded
 from precise_shield.models.rerun import rerun
+from precise_shield.models.sparing import sparing
 
 Validate = Callable[[], float]
 """Called with dropout off; the lower the better (a loss, or minus an endpoint)."""
@@ -150,11 +151,6 @@ class _Run:
         if cache.folder is None and self.total <= self.spec.steps_an_epoch(self.passes):
             note("cache: no row is met twice in this training, so nothing is kept")
             return
-        if self.together:
-            raise ConfigError(
-                "processes that share a model (model.shard: fsdp) must run it equally often, and"
-                " what each of them kept would differ; set align.cache.where to off."
-            )
         self.frozen = Kept(self.deltas, self.spec, cache, self.crew, note)
         self.run = hashlib.sha256(f"{self.run}/kept".encode()).hexdigest()
 
@@ -169,12 +165,13 @@ class _Run:
             start = time.perf_counter()
             self.frozen.fill(items)
             progress.seconds += time.perf_counter() - start
-        again = blocks(self.deltas.bound) if self.spec.gradient_checkpointing else []
+        every = blocks(self.deltas.bound)
+        again = every if self.spec.gradient_checkpointing else []
         while not self._over():
             epoch, place = divmod(progress.step, an_epoch)
             if epoch != held:
                 held, items = epoch, self._items(epoch)
-            with rerun(again):
+            with rerun(again), sparing(every):
                 self._step(_group(items, place, self.spec, self.crew, self.together), epoch)
             self._look(epoch_ends=place == an_epoch - 1)
         early = progress.finished and progress.step < self.total
@@ -278,7 +275,7 @@ class _Run:
         for one_pass in group:
             batch, weight = one_pass.batch.to(bound.device), float(one_pass.counts)
             torch.manual_seed(_mixed(spec.seed, self.progress.step, one_pass.place))  # of dropout
-            drifts = with_kl and (self.together or bool(batch.benign.any()))
+            drifts = with_kl and (self.frozen.runs_base or bool(batch.benign.any()))
             if drifts:
                 base = self.frozen.benign_logits(batch)
             with self.frozen.under(batch) as lean:

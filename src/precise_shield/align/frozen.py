@@ -30,6 +30,7 @@ from precise_shield.models.frozen import (
     sees,
 )
 from precise_shield.models.head import head, hidden_states
+from precise_shield.models.held import is_sharded
 
 Note = Callable[[str], None]
 """Told in a sentence what is kept, where and how large, before training starts."""
@@ -54,6 +55,10 @@ class Frozen:
 
     def __init__(self, deltas: Deltas) -> None:
         self.deltas, self.bound = deltas, deltas.bound
+        self.together = is_sharded(self.bound.model)
+        """Processes hold shares of the model, so that all of them run it equally often."""
+        self.runs_base = self.together
+        """The base model has to be asked for every batch, benign rows or not."""
 
     def fill(self, items: Sequence[TrainBatch]) -> None:
         """Get ready, from the batches of the first epoch."""
@@ -92,6 +97,10 @@ class Kept(Frozen):
     are known by their tokens and pictures. Everything is made before the first step from the
     first epoch's batches, so a run that breaks off and goes on finds the same.
 
+    Processes make a share of the batches each and hand on what they made, for rows that a process
+    met in one epoch are another's in the next; in a folder they keep it once. Where they share the
+    model, each makes everything, and block by block they meet in every pass.
+
     Raises:
         ConfigError: the model draws at random, or what is below the blocks is trained itself.
         StoreError: the folder belongs to other rows or another model.
@@ -101,6 +110,7 @@ class Kept(Frozen):
         self, deltas: Deltas, spec: FitSpec, cache: CacheSpec, crew: Crew, note: Note
     ) -> None:
         super().__init__(deltas)
+        self.runs_base = False
         self.cache, self.crew, self.note = cache, crew, note
         require_fixed(self.bound)
         self.layer = first_block(self.bound, deltas.trained_modules())
@@ -109,6 +119,9 @@ class Kept(Frozen):
         self.entrances = self._shelf(f"block-{self.layer:03d}")
         self.base = self._shelf("-".join(["base", *self._asked()]))
         self.checked: set[bool] = set()  # batches with pictures, and those without
+        self.share = Crew() if self.together else crew
+        """Those among whom the batches are shared out."""
+        self.writes = crew.leads or cache.folder is None or not self.together
 
     def _asked(self) -> list[str]:
         """What the base model is asked for."""
@@ -134,22 +147,30 @@ class Kept(Frozen):
         if not (self.enters or self.pairs or self.drifts):
             self.note("cache: nothing to keep, for block 0 is trained and there are no pictures")
             return
-        numbers = range(len(items))
-        if self.cache.folder is not None:
-            numbers = numbers[self.crew.rank :: self.crew.size]
+        share, asked = self.share, self.pairs or self.drifts
+        lacking = {
+            number: (not self.entrances.has(number), asked and not self.base.has(number))
+            for number in range(len(items))[share.rank :: share.size]
+        }
+        self.crew.wait()  # nobody writes before all have looked
         stated = False
-        for number in numbers:
+        for number, parts in lacking.items():
             before = self.size
-            self._put(number, items)
+            self._put(number, items, parts)
             if self.size > before and not stated:
                 stated = True
                 self._state((self.size - before) * len(items))
             self._require(self.size, "it holds")
-        self.crew.total(0.0)  # every process has written its part
-        for shelf in (self.entrances, self.base):
-            shelf.reload()
+        self._meet()
+        self._require(self.size, "it holds")
         if not stated:
             self.note(f"cache: {_mib(self.size)} taken up again")
+
+    def _meet(self) -> None:
+        """See what all processes have put on the shelves."""
+        self.crew.wait()
+        for shelf in (self.entrances, self.base):
+            shelf.reload(self.share)
 
     def _state(self, expected: int) -> None:
         kept = [f"states that enter block {self.layer}"] if self.layer else []
@@ -172,9 +193,7 @@ class Kept(Frozen):
                 " was trained. Raise align.cache.limit_mb, or set align.cache.where to disk or off."
             )
 
-    def _put(self, number: int, items: Sequence[TrainBatch]) -> None:
-        asked = self.pairs or self.drifts
-        lacking = not self.entrances.has(number), asked and not self.base.has(number)
+    def _put(self, number: int, items: Sequence[TrainBatch], lacking: tuple[bool, bool]) -> None:
         if not any(lacking) and (len(self.checked) == 2 or not self.enters):
             return
         batch = items[number].to(self.bound.device)
@@ -186,20 +205,21 @@ class Kept(Frozen):
         if not (enters or with_base):
             entrance = final = None
         else:
+            through = with_base or check or self.together  # a block that is cut short stays whole
             with self.deltas.off():
-                entrance, final = arrival(
-                    self.bound, batch.inputs, self.layer, through=with_base or check
-                )
+                entrance, final = arrival(self.bound, batch.inputs, self.layer, through=through)
         rows = self._rows(batch)
-        if lacking[0]:
+        if lacking[0] and self.writes:
             self.entrances.put(number, self._split(batch, rows, entrance) if enters else {})
-        if lacking[1]:
+        if lacking[1] and self.writes:
             self.base.put(number, self._base(batch, rows, final) if with_base else {})
         if check:
             self._check(batch, final)
 
     def _check(self, batch: TrainBatch, final: Tensor | None) -> None:
         """Enter at the block with what was kept, and end where the model itself ends."""
+        if self.together:
+            self._meet()
         with torch.no_grad(), self.deltas.off(), self.under(batch) as lean:
             again = hidden_states(self.bound, lean.inputs)
         assert final is not None

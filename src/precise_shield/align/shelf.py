@@ -10,6 +10,7 @@ from torch import Tensor
 
 from precise_shield.align.headed import headed, save_headed
 from precise_shield.core.errors import StoreError
+from precise_shield.core.parallel import Crew
 
 SCHEMA_VERSION = 1
 FORMAT = "precise-shield-cache"
@@ -37,8 +38,8 @@ class Shelf(ABC):
         """One tensor, on the CPU."""
 
     @abstractmethod
-    def reload(self) -> None:
-        """See what other processes put there."""
+    def reload(self, crew: Crew) -> None:
+        """See what the other processes of `crew` have put there; all of them have to ask."""
 
 
 class MemoryShelf(Shelf):
@@ -63,8 +64,9 @@ class MemoryShelf(Shelf):
     def get(self, name: str) -> Tensor:
         return self._tensors[name]
 
-    def reload(self) -> None:
-        """There are none: a process keeps its own."""
+    def reload(self, crew: Crew) -> None:
+        self._tensors = crew.everyones(self._tensors)
+        self.size = sum(tensor.nbytes for tensor in self._tensors.values())
 
 
 class DiskShelf(Shelf):
@@ -77,7 +79,7 @@ class DiskShelf(Shelf):
     def __init__(self, folder: Path, made_by: str) -> None:
         self.folder, self.made_by = folder, made_by
         folder.mkdir(parents=True, exist_ok=True)
-        self.reload()
+        self.reload(Crew())
 
     def __contains__(self, name: str) -> bool:
         return name in self._homes
@@ -97,7 +99,7 @@ class DiskShelf(Shelf):
             tensor: Tensor = file.get_tensor(name)
         return tensor
 
-    def reload(self) -> None:
+    def reload(self, crew: Crew) -> None:
         self._homes: dict[str, Path] = {}
         self.size = 0
         for path in sorted(self.folder.glob("*.safetensors")):

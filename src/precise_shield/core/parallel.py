@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -97,6 +97,23 @@ class Crew:
             json.loads(row[:size].numpy().tobytes())
             for row, size in zip(everyone, sizes.tolist(), strict=True)
         ]
+
+    def everyones(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """All processes' tensors by name, bit for bit, on the CPU; equal names mean equal values."""
+        if self.size == 1:
+            return dict(tensors)
+        facts = [[name, str(one.dtype), list(one.shape)] for name, one in tensors.items()]
+        found: dict[str, Tensor] = {}
+        for rank, each in enumerate(self.gather(facts)):
+            for name, dtype, shape in each:
+                kind = getattr(torch, dtype.removeprefix("torch."))
+                held = tensors[name] if rank == self.rank else torch.empty(shape, dtype=kind)
+                bits = held.contiguous().reshape(-1).view(torch.uint8).to(_device())
+                with _answered():
+                    distributed.broadcast(bits, src=rank)
+                if name not in found:
+                    found[name] = bits.cpu().view(kind).view(shape)
+        return found
 
     def as_leader(self, value: T) -> T:
         """The leading process's value, which must be JSON, in every process."""
