@@ -17,6 +17,7 @@ from tiny import MOE_CONFIGS, SEEING_CONFIGS, TEXT_CONFIGS, inputs, tiny
 
 FAMILIES = (*TEXT_CONFIGS, *MOE_CONFIGS, *SEEING_CONFIGS)
 
+
 def run(kind, dtype, *, spare, again=False):
     """Loss, gradients of the matrices of every block, and the outputs that outlive the forward."""
     model = tiny(kind).to(dtype)
@@ -46,7 +47,7 @@ def run(kind, dtype, *, spare, again=False):
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_gradients_are_those_of_the_model_itself_and_less_outlives_the_forward(kind):
     loss, gradients, alive, made = run(kind, torch.float32, spare=False)
-    other, spared, left, same = run(kind, torch.float32, spare=True)
+    other, spared, left, _ = run(kind, torch.float32, spare=True)
     assert torch.equal(loss, other)
     assert made >= 2 * 3
     for one, two in zip(gradients, spared, strict=True):

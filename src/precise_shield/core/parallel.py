@@ -99,7 +99,7 @@ class Crew:
         ]
 
     def everyones(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """All processes' tensors by name, bit for bit, on the CPU; equal names mean equal values."""
+        """All processes' tensors by name, bit for bit, on the CPU; equal names are equal values."""
         if self.size == 1:
             return dict(tensors)
         facts = [[name, str(one.dtype), list(one.shape)] for name, one in tensors.items()]

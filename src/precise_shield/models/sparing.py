@@ -14,7 +14,9 @@ from transformers.activations import ACT2CLS
 
 from precise_shield.models.rerun import running
 
-_ACTIVATIONS = tuple({kind[0] if isinstance(kind, tuple) else kind for kind in ACT2CLS.values()})
+_ACTIVATIONS: tuple[Any, ...] = tuple(
+    {kind[0] if isinstance(kind, tuple) else kind for kind in ACT2CLS.values()}
+)
 
 
 def is_cheap(module: nn.Module) -> bool:
@@ -38,7 +40,7 @@ def sparing(blocks: Iterable[nn.Module]) -> Iterator[None]:
         output = made.get(kept.untyped_storage().data_ptr())
         if output is None or output._version or not kept.numel():
             return kept
-        return _Part(output.grad_fn, kept.size(), kept.stride(), kept.storage_offset())
+        return _Part(output.grad_fn, kept.size(), kept.stride(), int(kept.storage_offset()))
 
     def unpack(kept: Tensor | _Part) -> Tensor:
         return kept if isinstance(kept, Tensor) else kept.values()
@@ -76,7 +78,7 @@ class _Again(torch.autograd.Function):
         return run(given)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
         given, output = _rerun(ctx)
         ctx.rerun = None
@@ -90,7 +92,8 @@ def _rerun(ctx: Any) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
             given = ctx.saved_tensors[0].detach().requires_grad_()
             ctx.rerun = given, ctx.run(given)
-    return ctx.rerun
+    both: tuple[Tensor, Tensor] = ctx.rerun
+    return both
 
 
 class _Part(NamedTuple):
