@@ -7,6 +7,7 @@ PART is one of:
     arms    every arm at the primary p
     sets    every score at every position: sizes, and overlap with the primary choice
     causal  suppression: every score at the primary position, every position with the primary score
+    again   suppression in the five models of `chain.py`, which have to be there
     choice  the same choices, tuned, each against its own random rows
     units   feed-forward neurons, attention units, both: suppressed, and tuned
     shared  sets that modalities or languages share, tuned, at p up to 20 %
@@ -21,7 +22,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from statistics import fmean
@@ -30,6 +32,7 @@ from precise_shield import api
 from precise_shield.core.errors import UserError
 from precise_shield.core.rates import or_null
 from precise_shield.core.records import Example
+from precise_shield.sandbox.build import PLANS
 from precise_shield.workflows.align.conditions import aligned_state
 from precise_shield.workflows.align.validation import standing, validation_prompts
 from precise_shield.workflows.answer.states import base_state
@@ -72,10 +75,33 @@ UNITS = {
 SHARED = ("MLS", "ISN & TSN", "MS:en")
 
 
-def opened(out: Path, threads: int, changes: Iterable[str]) -> Run:
-    """The demo's configuration with some keys changed, in the study's one run folder."""
-    every = [*FIXED, f"model.threads={threads}", *changes]
-    return api.open_run(api.parse_config(DEMO, every, "study"), out, quiet=True)
+@dataclass(frozen=True)
+class Study:
+    """Where the study keeps what it does, and how much of it."""
+
+    out: Path
+    threads: int
+    seeds: int
+    """Random-row controls."""
+
+    worlds: Path
+    """Models that `chain.py` built."""
+
+    @property
+    def beside(self) -> str:
+        """So many random-row controls."""
+        return f"align.random_seeds={self.seeds}"
+
+    def opened(self, *changes: str) -> Run:
+        """The demo's configuration with some keys changed, in the study's one run folder."""
+        every = [*FIXED, f"model.threads={self.threads}", *changes]
+        return api.open_run(api.parse_config(DEMO, every, "study"), self.out, quiet=True)
+
+    def chosen_by(self, score: str, position: str, *changes: str) -> Run:
+        """A run whose neurons one score at one position chose; all share their statistics."""
+        every = "identify.positions=" + str(list(POSITIONS))
+        keys = [f"identify.score={score}", f"identify.position={position}", every]
+        return self.opened(*keys, *changes)
 
 
 def standings(run: Run) -> Iterator[Row]:
@@ -88,41 +114,32 @@ def standings(run: Run) -> Iterator[Row]:
         yield {"arm": state.name, **found.model_dump(exclude={"condition"}), **trained}
 
 
-def size(out: Path, threads: int, seeds: int) -> Iterator[Row]:
+def size(study: Study) -> Iterator[Row]:
     """Chosen rows against random rows, over p, form and learning rate."""
     for form in ("lora_rows", "direct"):
         for p in SIZES:
             for rate in RATES:
-                run = opened(
-                    out,
-                    threads,
-                    [
-                        f"align.form={form}",
-                        f"identify.p={p}",
-                        f"align.learning_rate={rate}",
-                        f"align.random_seeds={seeds}",
-                    ],
-                )
+                keys = [f"align.form={form}", f"identify.p={p}", f"align.learning_rate={rate}"]
+                run = study.opened(*keys, study.beside)
                 yield from tuned(run, {"form": form, "p": p, "rate": rate})
 
 
-def arms(out: Path, threads: int, seeds: int) -> Iterator[Row]:
+def arms(study: Study) -> Iterator[Row]:
     """Every arm of the trainer at the primary p, at both learning rates."""
     names = "[benign_rows, frozen_a, lora, lora_matched, full, amplified]"
     for rate in RATES:
         keys = [f"align.arms={names}", f"align.learning_rate={rate}"]
-        run = opened(out, threads, [*keys, f"align.random_seeds={seeds}"])
+        run = study.opened(*keys, study.beside)
         for row in standings(run):
             yield {"rate": rate, **row}
 
 
-def sets(out: Path, threads: int, seeds: int) -> Iterator[Row]:
+def sets(study: Study) -> Iterator[Row]:
     """Sizes of the sets by score and position, and their overlap with the primary choice."""
-    del seeds
-    primary = api.identify(chosen_by(out, threads, *POINTS[0]))
+    primary = api.identify(study.chosen_by(*POINTS[0]))
     for score in SCORES:
         for position in POSITIONS:
-            atlas = api.identify(chosen_by(out, threads, score, position))
+            atlas = api.identify(study.chosen_by(score, position))
             row: Row = {"score": score, "position": position}
             for name in ("all", "MLS"):
                 ours, theirs = atlas.sets[name], primary.sets[name]
@@ -132,58 +149,58 @@ def sets(out: Path, threads: int, seeds: int) -> Iterator[Row]:
             yield row
 
 
-def causal(out: Path, threads: int, seeds: int) -> Iterator[Row]:
+def causal(study: Study) -> Iterator[Row]:
     """What suppressing the sets of a score and position does to refusal, at the primary p."""
-    del seeds
     for score, position in POINTS:
         for chosen in ("all", "MLS"):
-            run = chosen_by(out, threads, score, position, f"identify.chosen={chosen}")
+            run = study.chosen_by(score, position, f"identify.chosen={chosen}")
             yield from suppressed(run, {"score": score, "position": position, "set": chosen})
 
 
-def choice(out: Path, threads: int, seeds: int) -> Iterator[Row]:
+def again(study: Study) -> Iterator[Row]:
+    """The same choices in the models that `chain.py` built: other weights, other requests."""
+    for world in sorted(study.worlds.glob("*/weights")):
+        seed = world.parent.name
+        spoken = f"data.languages={list(PLANS['small'].languages)}"
+        apart = replace(study, out=study.out / f"world-{seed}")
+        for score, position in POINTS:
+            keys = [f"seed={seed}", f"model.path={world}", spoken]
+            run = apart.chosen_by(score, position, *keys)
+            yield from suppressed(run, {"seed": seed, "score": score, "position": position})
+
+
+def choice(study: Study) -> Iterator[Row]:
     """Tuning the set of a score and position against random rows of its own, at the primary p."""
     for score, position in POINTS:
-        run = chosen_by(out, threads, score, position, f"align.random_seeds={seeds}")
-        yield from tuned(run, {"score": score, "position": position})
+        if score != "one_anchor":  # it shares 97 % of its neurons with the primary score
+            run = study.chosen_by(score, position, study.beside)
+            yield from tuned(run, {"score": score, "position": position})
 
 
-def units(out: Path, threads: int, seeds: int) -> Iterator[Row]:
+def units(study: Study) -> Iterator[Row]:
     """Feed-forward neurons, attention units and both: suppressed, and tuned."""
     for name, kinds in UNITS.items():
-        run = opened(
-            out,
-            threads,
-            [f"identify.units=[{', '.join(kinds)}]", f"align.random_seeds={seeds}"],
-        )
+        run = study.opened(f"identify.units=[{', '.join(kinds)}]", study.beside)
         yield from suppressed(run, {"units": name})
         yield from tuned(run, {"units": name})
 
 
-def shared(out: Path, threads: int, seeds: int) -> Iterator[Row]:
+def shared(study: Study) -> Iterator[Row]:
     """Sets that modalities or languages share, tuned, where `all` has no random control."""
     for p in (PRIMARY_P, *(p for p in SIZES if p > PRIMARY_P)):
         for chosen in SHARED:
             keys = [f"identify.p={p}", f"identify.chosen={chosen}"]
-            run = opened(out, threads, [*keys, f"align.random_seeds={seeds}"])
+            run = study.opened(*keys, study.beside)
             yield from tuned(run, {"p": p, "set": chosen})
 
 
-def roles(out: Path, threads: int, seeds: int) -> Iterator[Row]:
+def roles(study: Study) -> Iterator[Row]:
     """Whether the sets of the papers decide to refuse or write refusals."""
-    del seeds
     names = ["chosen", *SHARED]
     keys = ["verify.random_sets=1", "verify.roles.sets=" + str(names)]
-    run = opened(out, threads, [*keys, "verify.roles.random_sets=39"])
+    run = study.opened(*keys, "verify.roles.random_sets=39")
     for role in api.verify(run).causal.roles:
         yield {"set": role.of, "neurons": role.neurons, "verdict": role.verdict, "why": role.reason}
-
-
-def chosen_by(out: Path, threads: int, score: str, position: str, *changes: str) -> Run:
-    """A run whose neurons one score at one position chose; all share their collected statistics."""
-    every = "identify.positions=" + str(list(POSITIONS))
-    keys = [f"identify.score={score}", f"identify.position={position}", every]
-    return opened(out, threads, [*keys, *changes])
 
 
 def suppressed(run: Run, row: Row) -> Iterator[Row]:
@@ -240,6 +257,7 @@ PARTS = {
     "arms": arms,
     "sets": sets,
     "causal": causal,
+    "again": again,
     "choice": choice,
     "units": units,
     "shared": shared,
@@ -254,12 +272,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/study-embedded"))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seeds", type=int, default=3, help="random-row controls")
-    options = parser.parse_args()
+    parser.add_argument("--worlds", type=Path, default=Path("runs/study-chain/worlds"))
+    options = vars(parser.parse_args())
+    part = str(options.pop("part"))
     rows: list[Row] = []
-    for row in PARTS[options.part](options.out, options.threads, options.seeds):
+    for row in PARTS[part](Study(**options)):
         rows.append(row)
         print(json.dumps(row), flush=True)
-        keep(HERE / "results", options.part, rows)
+        keep(HERE / "results", part, rows)
 
 
 if __name__ == "__main__":
