@@ -65,6 +65,9 @@ FIXED = (
 POINTS = [(score, POSITIONS[0]) for score in SCORES] + [(SCORES[0], at) for at in POSITIONS[1:]]
 """Every score at the primary position, and every position with the primary score."""
 
+APART = [point for point in POINTS if "one_anchor" not in point and "prompt_mean" not in point]
+"""Without those whose sets hardly differ from the primary one, or least."""
+
 UNITS = {
     "feed-forward": ("ffn",),
     "attention": ("query", "key", "value"),
@@ -163,7 +166,7 @@ def again(study: Study) -> Iterator[Row]:
         seed = world.parent.name
         spoken = f"data.languages={list(PLANS['small'].languages)}"
         apart = replace(study, out=study.out / f"world-{seed}")
-        for score, position in POINTS:
+        for score, position in APART:
             keys = [f"seed={seed}", f"model.path={world}", spoken]
             run = apart.chosen_by(score, position, *keys)
             yield from suppressed(run, {"seed": seed, "score": score, "position": position})
@@ -171,10 +174,9 @@ def again(study: Study) -> Iterator[Row]:
 
 def choice(study: Study) -> Iterator[Row]:
     """Tuning the set of a score and position against random rows of its own, at the primary p."""
-    for score, position in POINTS:
-        if score != "one_anchor":  # it shares 97 % of its neurons with the primary score
-            run = study.chosen_by(score, position, study.beside)
-            yield from tuned(run, {"score": score, "position": position})
+    for score, position in APART:
+        run = study.chosen_by(score, position, study.beside)
+        yield from tuned(run, {"score": score, "position": position})
 
 
 def units(study: Study) -> Iterator[Row]:
