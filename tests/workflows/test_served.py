@@ -98,7 +98,7 @@ def test_what_a_server_cannot_give_is_not_there_and_said(kingdom, tmp_path):
     assert "worst_language" in figures
     assert not any(figure.startswith("auc") for figure in figures)
     measures = {row.measure for row in summary.utility.rows}
-    assert measures == {"exact_match"}
+    assert measures == {"exact_match", "exact_match_strict"}
     assert any("before, after: a server gives words alone" in each for each in summary.warnings)
     assert read_summary(tmp_path / "run") == summary
     page = (tmp_path / "run" / "report.html").read_text()

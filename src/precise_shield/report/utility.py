@@ -13,7 +13,8 @@ _NAMES = {
     "perplexity": "Perplexity of given benign answers",
     "perplexity_own": "Perplexity of the untouched model's own benign answers",
     "choice_accuracy": "Multiple choice, right letter likeliest",
-    "exact_match": "Checkable answer stated",
+    "exact_match": "Checkable answer found (flexible rule)",
+    "exact_match_strict": "Checkable answer in the form asked for (strict rule)",
 }
 _NOTE = (
     "n counts tokens for perplexity. Words that the untouched model wrote itself are likeliest to"

@@ -11,12 +11,15 @@ from precise_shield.core.summary.base import Part
 
 class UtilityRow(Part):
     condition: str
-    measure: Literal["perplexity", "perplexity_own", "choice_accuracy", "exact_match"]
+    measure: Literal[
+        "perplexity", "perplexity_own", "choice_accuracy", "exact_match", "exact_match_strict"
+    ]
     """`perplexity`: of answers to benign prompts that the data bring, a token; lower is better.
     `perplexity_own`: the same of what the untouched model answered where the data bring nothing;
     these words are its own, so that every other condition is at a disadvantage.
     `choice_accuracy`: multiple choices whose right letter is the likeliest. `exact_match`: benign
-    answers that state the checkable answer, the last number counting where it is one."""
+    answers in which the flexible rule finds the checkable answer. `exact_match_strict`: those that
+    give it as it was asked for."""
     language: str | None
     value: float | None
     low: float | None

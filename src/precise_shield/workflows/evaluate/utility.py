@@ -10,8 +10,9 @@ from precise_shield.core.records import Example, Response
 from precise_shield.core.store import digest
 from precise_shield.core.summary import ComplianceRow, Condition, Utility, UtilityRow
 from precise_shield.data.contrast import share_of
+from precise_shield.evaluate.extraction import EXTRACTIONS, options
 from precise_shield.evaluate.headlines import Company, of_rate
-from precise_shield.evaluate.utility import compliance, exact_match, options, perplexity
+from precise_shield.evaluate.utility import compliance, exact_match, perplexity
 from precise_shield.models.likelihood import answer_logprobs
 from precise_shield.workflows.answer.states import State
 from precise_shield.workflows.base.context import Run
@@ -68,8 +69,10 @@ def utility(
             column = {e.id: _right(e, chosen[name]) for e in picks}
             found.rows.extend(_rates(name, "choice_accuracy", benign, column))
         texts = {row.example: row.text for row in responses[name]}
-        matches = {e.id: exact_match(e, texts[e.id]) for e in benign if e.answer is not None}
-        found.rows.extend(_rates(name, "exact_match", benign, matches))
+        for rule in EXTRACTIONS:
+            column = {e.id: exact_match(e, texts[e.id], rule) for e in benign if e.answer}
+            measure = "exact_match" if rule == "flexible" else "exact_match_strict"
+            found.rows.extend(_rates(name, measure, benign, column))
         found.compliance.extend(_compliance(name, examples, texts))
     return found
 
