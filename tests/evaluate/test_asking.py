@@ -7,6 +7,7 @@ import json
 import time
 from dataclasses import replace
 from io import BytesIO
+from urllib.parse import quote
 
 import pytest
 from PIL import Image
@@ -21,7 +22,7 @@ from precise_shield.evaluate.endpoint import Endpoint
 from precise_shield.evaluate.formats import FORMATS
 from precise_shield.evaluate.judges import Judge
 from precise_shield.evaluate.local import LocalModel
-from precise_shield.evaluate.server import Pace
+from precise_shield.evaluate.server import LONGEST_QUOTE, Pace
 from precise_shield.models.loading import ModelSpec
 from precise_shield.workflows.answer.asked import identified
 
@@ -166,6 +167,50 @@ def test_a_key_that_a_server_repeats_or_that_no_header_can_hold_is_in_no_error(
             reader.judge(pairs(1))
         assert "sesame" not in str(found.value)
         assert len(log) == 1
+
+
+KEY = "sesame/4711+opens=the-door"
+SPELLINGS = (
+    KEY, quote(KEY, safe=""), KEY.replace("/", "\\/"), base64.b64encode(f":{KEY}".encode()).decode()
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+@pytest.mark.parametrize("padding", [0, LONGEST_QUOTE - 8])
+def test_an_echoed_header_or_key_is_in_no_message_however_it_is_written_or_cut(
+    spelling, padding, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("TEST_JUDGE_KEY", KEY)
+
+    def echo(number, path, body, headers):
+        assert headers["Authorization"] == f"Bearer {KEY}"  # there was something to hide
+        said = {"pad": "x" * padding, "message": spelling}
+        said |= {"Authorization": "Basic other-secret", "note": "Bearer other-secret"}
+        return [401, 500, 200][number], {}, json.dumps(said).encode()
+
+    with serving(echo) as (url, log):
+        reader, _ = judge(url, tmp_path, key_env="TEST_JUDGE_KEY", parallel=1, retries=0)
+        for _ in range(3):
+            with pytest.raises(JudgeError, match=r"status 401|status 500|no completion") as found:
+                reader.judge(pairs(1))
+            said = str(found.value)
+            assert not any(piece in said for piece in (*SPELLINGS, KEY[:6], "other-secret"))
+            assert "***" in said or padding
+        assert len(log) == 3
+    assert not list((tmp_path / "cache").rglob("*.json"))
+
+
+def test_a_key_in_a_reply_is_neither_cached_nor_stored_and_a_word_for_a_key_is_no_key(
+    tmp_path, monkeypatch
+):
+    with serving(lambda *_: completion(f"{SAFE}\nYour key is {KEY}, it is EMPTY.")) as (url, _):
+        for place, key, kept in (("a", KEY, "key is ***, it is EMPTY"), ("b", "EMPTY", KEY)):
+            monkeypatch.setenv("TEST_JUDGE_KEY", key)
+            reader, _ = judge(url, tmp_path / place, key_env="TEST_JUDGE_KEY")
+            assert [verdict.label for verdict in reader.judge(pairs(1))] == ["safe"]
+            (path,) = (tmp_path / place / "cache").rglob("*.json")
+            assert kept in path.read_text()
+            assert (KEY in path.read_text()) == (place == "b")
 
 
 def test_other_weights_in_a_folder_of_the_same_name_are_another_judge(tmp_path):

@@ -12,12 +12,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
 from precise_shield.core.errors import ConfigError, ServerError, UserError
+from precise_shield.evaluate.secrets import reply_without_key, shown
 
 RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 """Status codes that may pass."""
@@ -26,6 +27,9 @@ CHAT, TEXT = "/chat/completions", "/completions"
 LONGEST_WAIT = 60.0
 LARGEST_ANSWER = 2**23
 """Bytes that are read of an answer; a completion of a few hundred tokens has some thousand."""
+
+LONGEST_QUOTE = 300
+"""Characters of a server's words in a message."""
 
 REPORTED = ("id", "root", "parent", "owned_by", "max_model_len", "meta")
 """What a server may say of a model that is the same at every call; `created` is not: vLLM, SGLang
@@ -109,7 +113,8 @@ class Pace:
 class Server:
     """A server that completes chats and texts, and how patiently it is asked.
 
-    The key is read from the environment at each call; it is in no description, file or error.
+    The key is read from the environment at each call; it is in no description, file, reply or
+    error, also where the server repeats it.
     """
 
     url: str
@@ -221,7 +226,7 @@ class Server:
             with _OPENER.open(request, timeout=self.timeout) as answer:
                 text = answer.read(LARGEST_ANSWER)
         except urllib.error.HTTPError as error:
-            why = f"status {error.code}: {self._without_key(_shortened(error))}"
+            why = f"status {error.code}: {shown(_body(error), self._key(), LONGEST_QUOTE)}"
             if error.code in RETRIED:
                 raise _Passing(why, _wait_asked(error.headers.get("Retry-After"))) from None
             raise ServerError(
@@ -232,12 +237,17 @@ class Server:
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", error)
             raise _Passing(f"no answer ({reason or type(error).__name__})") from None
-        return _completion(text, chat=call.route == CHAT)
+        try:
+            reply = _completion(text, chat=call.route == CHAT)
+        except ValueError:
+            said = shown(text.decode("utf-8", "replace"), self._key(), LONGEST_QUOTE)
+            raise _Passing(f"an answer that is no completion: {said!r}") from None
+        return replace(reply, text=reply_without_key(reply.text, self._key()))
 
     def _credentials(self) -> dict[str, str]:
         if self.key_env is None:
             return {}
-        key = os.environ.get(self.key_env, "").strip()
+        key = self._key()
         if not key or not (key.isascii() and key.isprintable()):
             raise ServerError(
                 f"the environment variable {self.key_env} is not set or holds more than one line of"
@@ -245,16 +255,15 @@ class Server:
             )
         return {"Authorization": f"Bearer {key}"}
 
-    def _without_key(self, text: str) -> str:
-        """A server's words, should it repeat the key in them."""
-        key = os.environ.get(self.key_env, "").strip() if self.key_env else ""
-        return text.replace(key, "***") if key else text
+    def _key(self) -> str:
+        return os.environ.get(self.key_env, "").strip() if self.key_env else ""
 
 
-def _shortened(error: urllib.error.HTTPError) -> str:
+def _body(error: urllib.error.HTTPError) -> str:
+    """A server's words; more than is quoted, so that a key is whole where it is hidden."""
     try:
-        return error.read(300).decode("utf-8", "replace").replace("\n", " ").strip()
-    except OSError:
+        return error.read(2**16).decode("utf-8", "replace")
+    except (OSError, http.client.HTTPException):
         return "no body"
 
 
@@ -273,14 +282,18 @@ def _wait_asked(header: str | None) -> float | None:
 
 
 def _completion(text: bytes, *, chat: bool) -> Completion:
-    """The reply in a server's answer; withheld content is an empty reply."""
+    """The reply in a server's answer; withheld content is an empty reply.
+
+    Raises:
+        ValueError: it is no completion.
+    """
     try:
         whole = json.loads(text)
         choice = whole["choices"][0]
         said = choice["message"]["content"] if chat else choice["text"]
         reason, usage = choice.get("finish_reason"), whole.get("usage")
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-        raise _Passing(f"an answer that is no completion: {text[:120]!r}") from None
+        raise ValueError("no completion") from None
     count = usage.get("completion_tokens") if isinstance(usage, dict) else None
     return Completion(
         said if isinstance(said, str) else "",
