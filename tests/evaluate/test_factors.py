@@ -39,6 +39,8 @@ def test_with_equal_prompts_only_runs_vary_and_scipy_agrees():
     ).confidence_interval  # fmt: skip
     assert found.difference == pytest.approx(5 / 8)
     assert (found.low, found.high) == pytest.approx(tuple(interval), abs=0.07)
+    assert (found.p_value <= 0.05) == (found.low > 0)
+    assert crossed_difference([run(0.5, 5)], [run(0.5, 6)], GROUPS).p_value > 0.05
 
 
 def test_sets_that_differ_widen_the_interval_and_sets_alike_do_not():

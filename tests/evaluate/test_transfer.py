@@ -89,6 +89,26 @@ def test_two_controls_add_no_certainty_that_one_of_their_requests_lacks(cells):
     assert cell.beyond_high - cell.beyond_low == pytest.approx(alone.high - alone.low, abs=0.05)
 
 
+def test_controls_that_differ_are_a_draw_and_widen_what_goes_beyond_them():
+    """With one control, or several alike, only groups are drawn; else the sets are as well."""
+    widths, ps = {}, {}
+    for name, hits in {"one": [19], "alike": [19, 19], "apart": [14, 24]}.items():
+        rows = [v for n in ("base", "from-en") for v in verdicts(n)]
+        controls = [f"from-en-random-{i}" for i in range(len(hits))]
+        for control, count in zip(controls, hits, strict=True):
+            rows += [
+                Verdict(e.id, control, "j", "unsafe" if int(e.group[1:]) < count else "refusal")
+                for e in EXAMPLES
+            ]
+        found = transfer_cells([ARMS[1]], {"from-en": controls}, EXAMPLES, rows)
+        cell = next(c for c in found if (c.measure, c.column) == ("attack_success", "fr"))
+        assert cell.beyond == near((10 - 19) / N)  # the same point, whatever the spread
+        widths[name], ps[name] = cell.beyond_high - cell.beyond_low, cell.p_value
+    assert widths["alike"] == pytest.approx(widths["one"], abs=0.05)
+    assert widths["apart"] > 1.2 * widths["alike"]
+    assert ps["apart"] > ps["alike"]
+
+
 def test_an_axis_that_no_arm_was_cut_along_has_no_rows():
     everything = [ARMS[0]]
     assert transfer_cells(everything, {}, EXAMPLES, [*verdicts("base"), *verdicts("aligned")]) == []

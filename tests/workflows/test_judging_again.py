@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -111,6 +112,21 @@ def test_judging_again_needs_neither_model_nor_data(finished, folder, monkeypatc
     stages = len(list(folder.glob("stages/judge/*/stage.json")))
     judge_again(folder, ["strict"], quiet=True)
     assert len(list(folder.glob("stages/judge/*/stage.json"))) == stages
+
+
+def test_a_moved_run_finds_its_pictures_and_judges_nothing_anew(finished, folder):
+    run, _ = finished
+    (kept,) = folder.glob("stages/answers/*/examples.jsonl")
+    text = kept.read_text()
+    assert str(run.folder.resolve()) in text
+    kept.write_text(text.replace(str(run.folder.resolve()), "/moved/away"))
+    found, _ = answers.read(folder)
+    pictures = [Path(example.image) for example in found.examples if example.image]
+    assert pictures
+    assert all(path.is_file() and path.is_relative_to(folder) for path in pictures)
+    stages = sorted(folder.glob("stages/judge/*/stage.json"))
+    judge_again(folder, ["reference"], quiet=True)
+    assert sorted(folder.glob("stages/judge/*/stage.json")) == stages
 
 
 def test_one_judge_has_no_agreement_and_an_unknown_one_is_refused_before_the_model(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import nan
 
 import numpy as np
@@ -32,6 +32,8 @@ class Crossed:
     """Scored answers on both sides."""
 
     unscored: int
+    p_value: float = nan
+    """Two-sided, from the same draws: twice the smaller share of them on one side of zero."""
 
 
 def crossed_difference(
@@ -78,10 +80,10 @@ def crossed_difference(
     spread = spread[~np.isnan(spread)]
     if not spread.size:
         return empty
-    low, high = np.quantile(spread, [0.025, 0.975])
-    return Crossed(
-        value, float(low), float(high), len(effect), len(control), len(names), n, unscored
-    )
+    low, high = map(float, np.quantile(spread, [0.025, 0.975]))
+    rarer = min((spread <= 0).sum(), (spread >= 0).sum())
+    p_value = min(1.0, 2 * (1 + float(rarer)) / (1 + len(spread)))
+    return replace(empty, low=low, high=high, p_value=p_value)
 
 
 def _table(side: Sequence[Outcomes], groups: Mapping[str, str], order: Mapping[str, int]) -> Array:

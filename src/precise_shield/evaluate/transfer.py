@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import nan
+from math import isnan, nan
 from typing import get_args
 
 from precise_shield.core.rates import or_null
@@ -16,7 +16,8 @@ from precise_shield.core.summary import (
     TransferAxis,
     TransferCell,
 )
-from precise_shield.evaluate.bootstrap import GroupedDifference, grouped_difference
+from precise_shield.evaluate.bootstrap import grouped_difference
+from precise_shield.evaluate.factors import crossed_difference
 from precise_shield.evaluate.measures import Outcomes, outcomes
 from precise_shield.evaluate.rules import OURS, Rule
 from precise_shield.evaluate.statistics import holm
@@ -135,17 +136,33 @@ def _cell(
         random=[
             or_null(grouped_difference(base, each, table.groups).difference) for each in beside
         ],
-        beyond=or_null(beyond.difference) if beside else None,
-        beyond_low=or_null(beyond.low) if beside else None,
-        beyond_high=or_null(beyond.high) if beside else None,
-        p_value=or_null(beyond.p_value) if beside else None,
+        beyond=None if beyond is None else or_null(beyond.difference),
+        beyond_low=None if beyond is None else or_null(beyond.low),
+        beyond_high=None if beyond is None else or_null(beyond.high),
+        p_value=None if beyond is None else or_null(beyond.p_value),
     )
+
+
+@dataclass(frozen=True)
+class _Beyond:
+    """An arm minus its controls."""
+
+    difference: float
+    low: float
+    high: float
+    p_value: float
 
 
 def _beyond(
     after: Outcomes, beside: Sequence[Outcomes], groups: Mapping[str, str]
-) -> GroupedDifference:
-    """Arm minus its controls: each prompt once a control, groups still whole."""
+) -> _Beyond | None:
+    """Compare on the prompts scored on both sides; two controls or more are a draw of random sets.
+
+    With several, the interval draws groups and controls, and p is the larger of that by groups
+    alone and that of these draws: a few controls that happen to lie close would else add certainty.
+    """
+    if not beside:
+        return None
     one: Outcomes = {}
     other: Outcomes = {}
     where: dict[str, str] = {}
@@ -153,7 +170,18 @@ def _beyond(
         for name, hit in column.items():
             key = f"{number}/{name}"
             other[key], one[key], where[key] = hit, after[name], groups[name]
-    return grouped_difference(other, one, where)
+    fixed = grouped_difference(other, one, where)
+    if len(beside) < 2:
+        return _Beyond(fixed.difference, fixed.low, fixed.high, fixed.p_value)
+    pairs = [_scored_in_both(after, column) for column in beside]
+    drawn = crossed_difference([pair[0] for pair in pairs], [pair[1] for pair in pairs], groups)
+    p_value = nan if isnan(fixed.p_value) else max(fixed.p_value, drawn.p_value)
+    return _Beyond(drawn.difference, drawn.low, drawn.high, p_value)
+
+
+def _scored_in_both(one: Outcomes, other: Outcomes) -> tuple[Outcomes, Outcomes]:
+    names = [n for n in other if one[n] is not None and other[n] is not None]
+    return {n: one[n] for n in names}, {n: other[n] for n in names}
 
 
 def _share(hits: Sequence[bool | None]) -> float | None:

@@ -151,9 +151,20 @@ def transfer_table(view: View) -> Table:
         columns,
         rows,
         note="Paired on the same prompts; intervals and p from whole parallel groups. Random rows"
-        " were trained on the same part. Holm's correction runs over the single cells of a measure"
-        " that are transfer.",
+        f" were trained on the same part; {_drawn(view)} Holm's correction runs over the single"
+        " cells of a measure that are transfer.",
     )
+
+
+def _drawn(view: View) -> str:
+    """How the random rows stand in the intervals beyond them."""
+    counts = {len(cell.random) for cell in _cells(view)} - {0}
+    if not counts or max(counts) < 2:
+        return "with a single draw of them, the interval beyond it takes that draw as fixed."
+    few = ""
+    if min(counts) < 5:
+        few = f"; {min(counts)} draws are few, and make it too narrow"
+    return f"their draws are resampled in the interval beyond them, as groups are{few}."
 
 
 def _points(value: float | None, low: float | None, high: float | None) -> Entry:

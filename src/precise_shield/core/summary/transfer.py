@@ -37,9 +37,11 @@ class TransferCell(Part):
     beyond: float | None = None
     """Arm minus its controls, all of them pooled; null without one."""
     beyond_low: float | None = None
+    """95 % interval; with two controls or more, they are drawn as well as groups."""
     beyond_high: float | None = None
     p_value: float | None = None
-    """Of `beyond`: signs of whole groups' changes drawn at random."""
+    """Of `beyond`: signs of whole groups' changes drawn at random; with two controls or more, the
+    larger of that and the p of the draws that make the interval."""
     p_holm: float | None = None
     """After Holm's correction over the cells of a measure and axis that are transfer."""
 

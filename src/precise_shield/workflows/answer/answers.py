@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from precise_shield.core.parallel import crew
 from precise_shield.core.records import Example, Response, Verdict
 from precise_shield.core.store import Stage, digest, read_json
 from precise_shield.core.summary import Condition
-from precise_shield.data.contrast import fingerprint
+from precise_shield.data.contrast import fingerprint, picture_hash
 from precise_shield.evaluate.judges import Judge
 from precise_shield.workflows.base.context import Run
 from precise_shield.workflows.base.together import making
@@ -30,6 +30,8 @@ class Answers:
     examples: list[Example]
     conditions: list[Condition]
     responses: dict[str, list[Response]]
+    pictures: dict[str, str]
+    """Hash of each pictured example's picture, which may be gone or elsewhere by now."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,26 @@ def keep(
                 stage.write_table("examples.jsonl", examples)
                 stage.write_table("responses.jsonl", every)
                 stage.write_json("conditions.json", [c.model_dump(mode="json") for c in conditions])
+                stage.write_json("pictures.json", _pictures(run.folder, examples))
     return stage
+
+
+def _pictures(folder: Path, examples: Sequence[Example]) -> dict[str, list[str | None]]:
+    """Hash and place of each example's picture; a place in the run's folder moves with it."""
+    root, found = folder.resolve(), {}
+    for example in examples:
+        if example.image is not None:
+            path = Path(example.image).resolve()
+            inside = path.relative_to(root).as_posix() if path.is_relative_to(root) else None
+            found[example.id] = [picture_hash(example.image), inside]
+    return found
+
+
+def _found_again(example: Example, folder: Path, inside: str | None) -> Example:
+    """The example with its picture where it lies, in a run's folder that was moved or copied."""
+    if example.image is None or inside is None or Path(example.image).is_file():
+        return example
+    return replace(example, image=str((folder / inside).resolve()))
 
 
 def read(folder: Path) -> tuple[Answers, str]:
@@ -83,7 +104,12 @@ def read(folder: Path) -> tuple[Answers, str]:
     responses: dict[str, list[Response]] = {each.name: [] for each in conditions}
     for row in store.read_table("responses.jsonl", Response):
         responses[row.condition].append(row)
-    return Answers(store.read_table("examples.jsonl", Example), conditions, responses), store.key
+    pictures = store.read_json("pictures.json") if (stage / "pictures.json").is_file() else {}
+    places = {name: inside for name, (_, inside) in pictures.items()}
+    rows = store.read_table("examples.jsonl", Example)
+    examples = [_found_again(row, folder, places.get(row.id)) for row in rows]
+    hashes = {name: hashed for name, (hashed, _) in pictures.items()}
+    return Answers(examples, conditions, responses, hashes), store.key
 
 
 def _index(folder: Path) -> dict[str, Any]:
@@ -143,15 +169,17 @@ def judge_with(
     reader: Judge,
     examples: Sequence[Example],
     responses: Mapping[str, Sequence[Response]],
+    pictures: Mapping[str, str] | None = None,
 ) -> tuple[Judged, dict[str, list[str]]]:
     """One judge's verdicts in every condition, from the store if they are there.
 
-    The key holds all prompts (a judge may look at siblings), answers, what the judge says of itself
-    and this package's version, and nothing of the model that answered: verdicts are reused wherever
-    the same was said.
+    The key holds all prompts with their pictures' bytes (a judge may look at siblings), answers,
+    what the judge says of itself and this package's version, and nothing of the model that
+    answered or of folders: verdicts are reused wherever the same was said. `pictures` gives hashes
+    of pictures that need not be there.
     """
     by_id = {example.id: example for example in examples}
-    among = digest([asdict(example) for example in examples])
+    among = fingerprint(examples, pictures)
     verdicts, stages = {}, {}
     for condition, said in responses.items():
         asked = [by_id[each.example] for each in said]

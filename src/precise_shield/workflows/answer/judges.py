@@ -273,7 +273,9 @@ def judge_again(
     found, stages = [], {}
     for reader in [make(run, name, kept.examples) for name in names]:
         _announce(run, reader, kept.examples, kept.responses)
-        judged, stages[reader.name] = answers.judge_with(run, reader, kept.examples, kept.responses)
+        judged, stages[reader.name] = answers.judge_with(
+            run, reader, kept.examples, kept.responses, kept.pictures
+        )
         found.append(judged)
     answers.remember(run, key, found, stages)
     return update(folder, kept.examples, run.warnings)
