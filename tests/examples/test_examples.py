@@ -226,14 +226,22 @@ def test_through_a_server_asks_and_judges_every_test_prompt(script, tmp_path):
         return completion(said, path)
 
     with serving(answer) as (url, log):
-        out = script("through_a_server.py", manifest, url, "served")
+        out = script("through_a_server.py", manifest, url, "served", tmp_path / "run")
+        again = script("through_a_server.py", manifest, url, "served", tmp_path / "run")
+    assert again == out  # and nobody was asked twice:
     assert sorted(body["messages"][0]["content"] for _, body, _ in log) == [
         "benign question 0", "benign question 1", "harmful question 0", "harmful question 1"
     ]  # fmt: skip
-    found = {tuple(line.split()[:2]): line.split()[2] for line in out.splitlines()}
+    rows = [line.split() for line in out.splitlines() if " unscored=" in line]
+    found = {(row[0], row[1]): row[2] for row in rows}
     assert found["attack_success", "all"] == "50.0%"
     assert found["refusal_harmful", "all"] == "50.0%"
     assert "n=2 unscored=0" in out
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (
+        summary["conditions"][0]["kind"] == "served" or summary["model"]["model_type"] == "served"
+    )
+    assert (tmp_path / "run" / "report.html").is_file()
 
 
 def imported(text):

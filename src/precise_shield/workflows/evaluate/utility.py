@@ -70,9 +70,9 @@ def utility(
             found.rows.extend(_rates(name, "choice_accuracy", benign, column))
         texts = {row.example: row.text for row in responses[name]}
         for rule in EXTRACTIONS:
-            column = {e.id: exact_match(e, texts[e.id], rule) for e in benign if e.answer}
+            stated = {e.id: exact_match(e, texts[e.id], rule) for e in benign if e.answer}
             measure = "exact_match" if rule == "flexible" else "exact_match_strict"
-            found.rows.extend(_rates(name, measure, benign, column))
+            found.rows.extend(_rates(name, measure, benign, stated))
         found.compliance.extend(_compliance(name, examples, texts))
     return found
 
