@@ -2,9 +2,9 @@
 
 python examples/through_a_server.py MANIFEST URL MODEL OUT [KEY_ENV]
 
-What `precise-shield served` does, from Python: the manifest's test prompts, pictures included, go to
-the server; answers, verdicts, report.html and summary.json are kept in the folder OUT. URL ends
-before /chat/completions; the key, if any, is read from the variable KEY_ENV and stored nowhere.
+What `precise-shield served` does, from Python: the test prompts, pictures included, go to the
+server; answers, verdicts, report.html and summary.json are kept in the folder OUT. URL ends before
+/chat/completions; the key, if any, is read from the variable KEY_ENV and stored nowhere.
 """
 
 import json
