@@ -9,8 +9,9 @@ speed is printed. The neurons are a random draw with the spread over layers that
 found (`--neurons RUN/stages/identify/KEY/neurons.json` takes a run's own set). Every variant is a
 process of its own, so that its peak memory is its own; on the CPU the processes take one step
 each in turn (A B C A B C), so that a busy machine slows all of them alike. Times are medians,
-CPU time beside wall time. `cache` rows count their making in, over three epochs. PEFT is used
-where it is installed.
+CPU time beside wall time. `--parts memory` counts peaks a second time with a C library that gives
+back whatever is freed, so that none of its holes are in them. `cache` rows count their making in,
+over three epochs. PEFT is used where it is installed.
 """
 
 from __future__ import annotations
@@ -60,6 +61,10 @@ EQUAL = [
         (kind, kind, dict(answers=True), dict(answers=True, rerun=True))
         for kind in ("lora2", "rows")
     ),
+    *(
+        (one.kind, one.kind, dict(answers=one.answers), dict(answers=one.answers, sparing=True))
+        for one in SPARING
+    ),
 ]
 """Pairs that must train alike: kind and savings of the one, of the other."""
 
@@ -67,23 +72,34 @@ Rows = dict[str, dict[str, Any]]
 _WEIGHTS: dict[tuple[str, int | None], Any] = {}
 
 
-def drive(jobs: Mapping[str, tuple[Size, Variant]], rounds: int, threads: int) -> Rows:
-    """One step each in turn; on CUDA one variant after another, for they share its memory."""
+def drive(
+    jobs: Mapping[str, tuple[Size, Variant]], rounds: int, threads: int, exact: bool = False
+) -> Rows:
+    """One step each in turn; on CUDA one variant after another, for they share its memory.
+
+    `exact` has the C library give back whatever is freed, so that peaks hold none of its holes;
+    that takes time, so times of such a run mean nothing.
+    """
     size = next(iter(jobs.values()))[0]
     if size.device == "cuda":
         out: Rows = {}
         for name, job in jobs.items():
-            out |= _together({name: job}, rounds, threads, mp.get_context("spawn"), None)
+            out |= _together({name: job}, rounds, threads, mp.get_context("spawn"), None, False)
         return out
     for one, _ in jobs.values():
         key = (one.shape, one.layers)
         if key not in _WEIGHTS:
             _WEIGHTS[key] = load(one)  # shared by the processes until they write to it
-    return _together(jobs, rounds, threads, mp.get_context("fork"), _WEIGHTS)
+    return _together(jobs, rounds, threads, mp.get_context("fork"), _WEIGHTS, exact)
 
 
 def _together(
-    jobs: Mapping[str, tuple[Size, Variant]], rounds: int, threads: int, context: Any, weights: Any
+    jobs: Mapping[str, tuple[Size, Variant]],
+    rounds: int,
+    threads: int,
+    context: Any,
+    weights: Any,
+    exact: bool,
 ) -> Rows:
     pipes, started = {}, []
     out: Rows = {}
@@ -91,7 +107,7 @@ def _together(
         ours, theirs = context.Pipe()
         bound = None if weights is None else weights[size.shape, size.layers]
         child = context.Process(
-            target=work, args=(theirs, size, variant, threads, bound), daemon=True
+            target=work, args=(theirs, size, variant, threads, bound, exact), daemon=True
         )
         child.start()
         theirs.close()
@@ -172,13 +188,9 @@ def table(out: Rows, cuda: bool) -> str:
     return "\n".join(lines)
 
 
-def ratios(out: Rows, cuda: bool) -> str:
+def ratios(out: Rows, column: int | None) -> str:
     """How many times the peer's cost is ours: above 1 ours is cheaper."""
-    column = 1 if cuda else 2
-    lines = [
-        "| ours | beside | time, times | extra memory, times |",
-        "|---|---|---|---|",
-    ]
+    lines = ["| ours | beside | time, times | extra memory, times |", "|---|---|---|---|"]
     pairs = [("direct", "all"), ("direct", "ffn"), ("direct", "lora3"), ("direct", "shira")]
     pairs += [("rows", "all"), ("rows", "lora2")]
     asked: list[tuple[Variant, Variant]] = []
@@ -195,19 +207,30 @@ def ratios(out: Rows, cuda: bool) -> str:
         (Variant("rows", answers=True, rerun=True), Variant("lora2", answers=True, rerun=True)),
         (Variant("rows", answers=True, rerun=True), Variant("rows", answers=True)),
     ]
+    for ours, theirs in (("rows", "lora2"), ("direct", "lora3")):
+        as_it_trains = Variant(ours, answers=True, sparing=True)
+        asked += [
+            (Variant(ours, sparing=True), Variant(theirs)),
+            (Variant(ours, sparing=True), Variant(theirs, sparing=True)),
+            (as_it_trains, Variant(theirs, answers=True)),
+            (as_it_trains, Variant(theirs, answers=True, sparing=True)),
+            (as_it_trains, Variant(theirs)),
+            (as_it_trains, Variant(ours, answers=True)),
+        ]
     for one, other in asked:
         ours, theirs = out.get(name_of(one), {}), out.get(name_of(other), {})
         if "steps" in ours and "steps" in theirs:
-            lines.append(
-                f"| {name_of(one)} | {name_of(other)}"
-                f" | {cost(theirs, column) / cost(ours, column):.2f}"
-                f" | {extra(theirs) / extra(ours):.2f} |"
-            )
+            time = "" if column is None else f"{cost(theirs, column) / cost(ours, column):.2f}"
+            memory = extra(theirs) / extra(ours)
+            lines.append(f"| {name_of(one)} | {name_of(other)} | {time} | {memory:.2f} |")
     return "\n".join(lines)
 
 
-def scaling(size: Size, rounds: int, threads: int, peft: bool) -> str:
-    """Cost against neurons, layers, length and the lowest trained block."""
+def scaling(size: Size, rounds: int, threads: int, peft: bool, only: Sequence[str]) -> str:
+    """Cost against neurons, layers, length and the lowest trained block.
+
+    `only` takes the points whose name holds one of these, where any does.
+    """
     layers = int(SHAPES[size.shape]["num_hidden_layers"])
     points: dict[str, tuple[Size, bool]] = {}
     for times in (0.25, 1.0, 4.0):
@@ -224,7 +247,10 @@ def scaling(size: Size, rounds: int, threads: int, peft: bool) -> str:
         "| point | " + " | ".join(f"{NAMES[kind]}: ms, MB" for kind in kinds) + " |",
         "|---|" + "---|" * len(kinds),
     ]
+    picked = {p for p in points if any(part in p for part in only)} or set(points)
     for point, (one, kept) in points.items():
+        if point not in picked:
+            continue
         jobs = {kind: (one, Variant(kind, answers=True, kept=kept)) for kind in kinds}
         out = drive(jobs, rounds, threads)
         column = 1 if size.device == "cuda" else 2
@@ -248,7 +274,7 @@ def options() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--shape", choices=list(SHAPES), default="smollm2-135m")
-    parser.add_argument("--parts", nargs="+", choices=["time", "scaling"], default=None)
+    parser.add_argument("--parts", nargs="+", choices=["memory", "time", "scaling"])
     parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda from 8b on")
     parser.add_argument("--dtype", help="default: float32 on the CPU, bfloat16 on CUDA")
     parser.add_argument("--rounds", type=int, default=4)
@@ -257,7 +283,9 @@ def options() -> argparse.Namespace:
     parser.add_argument("--answer", type=int, help="answer tokens a row; default length / 3")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--neurons", type=Path, help="neurons.json of an identify run")
-    parser.add_argument("--only", nargs="*", help="variants whose name holds one of these")
+    parser.add_argument(
+        "--only", nargs="*", help="variants, and points of scaling, whose name holds one of these"
+    )
     parser.add_argument("--json", type=Path, help="write all steps here")
     return parser.parse_args()
 
@@ -293,15 +321,22 @@ def main() -> None:
         f" {given.rounds} rounds\n"
     )
     started = time.perf_counter()
-    parts: Sequence[str] = given.parts or ["time", "scaling"]
+    parts: Sequence[str] = given.parts or ["memory", "time", "scaling"]
+    if "memory" in parts and not cuda:  # there the time part measures it
+        out = drive(names, 1, given.threads, exact=True)
+        lines = [f"| {name} | {extra(got):.0f} |" for name, got in out.items() if "steps" in got]
+        print(
+            "Memory without the allocator's holes\n", "| variant | extra MB |\n|---|---|", sep="\n"
+        )
+        print(*lines, "", ratios(out, None), "", sep="\n")
     if "time" in parts:
         out = drive(names, given.rounds, given.threads)
         check_equal(out, 1e-4 if dtype == "float32" else 2e-2)
-        print(table(out, cuda), "\n", ratios(out, cuda), sep="\n")
+        print(table(out, cuda), "\n", ratios(out, 1 if cuda else 2), sep="\n")
         if given.json:
             given.json.write_text(json.dumps(out), encoding="utf-8")
     if "scaling" in parts:
-        print("\n" + scaling(size, 2, given.threads, "PEFT " in version))
+        print("\n" + scaling(size, 2, given.threads, "PEFT " in version, given.only or ()))
     print(f"\n{time.perf_counter() - started:.0f} s in all")
 
 

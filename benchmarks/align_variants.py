@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import resource
 import time
@@ -304,8 +305,20 @@ def resident() -> float:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def work(pipe: Connection, size: Size, variant: Variant, threads: int, bound: Any = None) -> None:
-    """One variant in its own process: a step whenever told to, until the driver ends."""
+_MMAP_THRESHOLD = -3
+"""`mallopt`'s number for it, in glibc's malloc.h."""
+
+
+def work(
+    pipe: Connection, size: Size, variant: Variant, threads: int, bound: Any, exact: bool
+) -> None:
+    """One variant in its own process: a step whenever told to, until the driver ends.
+
+    With `exact` every block of 64 KiB and more is given back when it is freed.
+    """
+    if exact and ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, 2**16) != 1:
+        pipe.send("this C library cannot be told to give back what is freed")
+        return
     torch.set_num_threads(threads)
     hf.utils.logging.set_verbosity_error()
     warnings.simplefilter("ignore")
