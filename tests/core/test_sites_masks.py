@@ -11,13 +11,14 @@ from precise_shield.core.masks import Masks
 from precise_shield.core.sites import NeuronSet, Site
 
 WIDTHS = {Site("text", 0): 6, Site("text", 1): 4, Site("vision", 0): 3}
-sets = st.fixed_dictionaries(
+units = st.fixed_dictionaries(
     {site: st.sets(st.integers(0, width - 1)) for site, width in WIDTHS.items()}
-).map(NeuronSet.of)
+)
 
 
-@given(sets, sets)
-def test_masks_and_sets_have_one_algebra(a, b):
+@given(units, units)
+def test_masks_and_sets_have_one_algebra(first, second):
+    a, b = NeuronSet.of(first), NeuronSet.of(second)
     one, two = Masks.constant(a, WIDTHS), Masks.constant(b, WIDTHS)
     assert (one & two).draw(0) == a & b
     assert (one | two).draw(0) == a | b
@@ -27,14 +28,16 @@ def test_masks_and_sets_have_one_algebra(a, b):
         assert mine.item() == pytest.approx(theirs, nan_ok=True)
 
 
-@given(sets, sets)
-def test_remainder_and_common_part_make_up_the_whole(a, b):
+@given(units, units)
+def test_remainder_and_common_part_make_up_the_whole(first, second):
+    a, b = NeuronSet.of(first), NeuronSet.of(second)
     assert (a - b) | (a & b) == a
     assert len(a | b) == len(a) + len(b) - len(a & b)
 
 
-@given(sets)
-def test_json_keeps_a_set(a):
+@given(units)
+def test_json_keeps_a_set(drawn):
+    a = NeuronSet.of(drawn)
     assert NeuronSet.from_json(a.to_json()) == a
 
 

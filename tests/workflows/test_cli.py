@@ -3,17 +3,42 @@
 import json
 import subprocess
 import sys
+from dataclasses import dataclass
 
 import pytest
 import yaml
 
-CLI = [sys.executable, "-m", "precise_shield"]
+from precise_shield.cli import main
 
 
-def call(*words, cwd=None):
+@dataclass
+class Ended:
+    returncode: object
+    stdout: str
+    stderr: str
+
+
+def process(*words, cwd=None):
+    """The command line as a process of its own, which takes seconds to import what it needs."""
     return subprocess.run(
-        [*CLI, *map(str, words)], capture_output=True, text=True, cwd=cwd, check=False
-    )
+        [sys.executable, "-m", "precise_shield", *map(str, words)],
+        capture_output=True, text=True, cwd=cwd, check=False,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def call(monkeypatch, capsys, tmp_path):
+    """The command line within this process, where torch is imported; in the folder of the test."""
+    monkeypatch.chdir(tmp_path)
+
+    def ended(*words):
+        monkeypatch.setattr(sys, "argv", ["precise-shield", *map(str, words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main()
+        return Ended(end.value.code, *capsys.readouterr())
+
+    return ended
 
 
 def test_help_imports_nothing_heavy():
@@ -23,7 +48,7 @@ def test_help_imports_nothing_heavy():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
-    shown = call("--help")
+    shown = process("--help")
     assert shown.returncode == 0
     for command in (
         "demo",
@@ -59,34 +84,45 @@ def test_help_imports_nothing_heavy():
         (["report", "."], "summary.json is missing"),
     ],
 )
-def test_a_mistake_is_one_sentence_without_a_traceback(words, sentence, config_text, tmp_path):
+def test_a_mistake_is_one_sentence_without_a_traceback(
+    call, words, sentence, config_text, tmp_path
+):
     (tmp_path / "c.yaml").write_text(config_text)
-    found = call(*[word.format(config="c.yaml") for word in words], cwd=tmp_path)
+    found = call(*[word.format(config="c.yaml") for word in words])
     assert found.returncode == 2
     assert sentence in found.stderr
     assert "Traceback" not in found.stderr
     assert found.stderr.count("error: ") == 1
 
 
-def test_init_writes_a_configuration_that_runs_and_is_not_overwritten(tmp_path):
-    assert call("init", "mine.yaml", cwd=tmp_path).returncode == 0
+def test_a_process_ends_as_the_command_does(call, tmp_path):
+    """The other tests here stay within one process for speed."""
+    found, within = process("report", ".", cwd=tmp_path), call("report", ".")
+    assert found.returncode == within.returncode == 2
+    assert found.stdout == within.stdout == ""
+    assert found.stderr == within.stderr
+    assert found.stderr.startswith("error: ")
+
+
+def test_init_writes_a_configuration_that_runs_and_is_not_overwritten(call, tmp_path):
+    assert call("init", "mine.yaml").returncode == 0
     text = (tmp_path / "mine.yaml").read_text()
     assert text.count("# ") > 40
     assert yaml.safe_load(text)["model"]["path"] == "sandbox"
-    shown = call("run", "mine.yaml", "--dry-run", cwd=tmp_path)
+    shown = call("run", "mine.yaml", "--dry-run")
     assert "budget: " in shown.stdout, shown.stderr
-    refused = call("init", "mine.yaml", cwd=tmp_path)
+    refused = call("init", "mine.yaml")
     assert (refused.returncode, "not overwritten" in refused.stderr) == (2, True)
 
 
-def test_list_names_what_a_configuration_can_name():
+def test_list_names_what_a_configuration_can_name(call):
     shown = json.loads(call("list", "--json").stdout)
     assert "precise_shield" in shown["scores"]
     assert {"sandbox", "llava", "qwen3_vl"} <= set(shown["models"])
     assert {"reference", "refusal_phrases"} <= set(shown["judges"])
 
 
-def test_doctor_sees_towers_without_running_anything(model_folder):
+def test_doctor_sees_towers_without_running_anything(call, model_folder):
     shown = json.loads(call("doctor", model_folder, "--json").stdout)
     assert set(shown["towers"]) == {"text", "vision"}
     text = shown["towers"]["text"]
@@ -94,7 +130,7 @@ def test_doctor_sees_towers_without_running_anything(model_folder):
     assert shown["files"].startswith("load well")
 
 
-def test_data_check_lists_every_bad_row(tmp_path):
+def test_data_check_lists_every_bad_row(call, tmp_path):
     good = {
         "id": "a",
         "language": "en",
@@ -118,7 +154,7 @@ def test_data_check_lists_every_bad_row(tmp_path):
     assert "row 1:" not in found.stdout
 
 
-def test_data_check_warns_of_a_request_that_two_files_ask(tmp_path):
+def test_data_check_warns_of_a_request_that_two_files_ask(call, tmp_path):
     row = {"language": "en", "modality": "text", "harm": "benign", "split": "test", "group": "g"}
     asked = (("a", "probe", "Where is the lamp?"), ("b", "test", "Where is the LAMP"))
     for name, split, prompt in asked:
@@ -133,7 +169,7 @@ def test_data_check_warns_of_a_request_that_two_files_ask(tmp_path):
     assert json.loads(call("data", "check", *files, "--json").stdout)["overlaps"][0]["exact"] == 1
 
 
-def test_data_transform_writes_a_manifest_with_its_pictures(tmp_path):
+def test_data_transform_writes_a_manifest_with_its_pictures(call, tmp_path):
     row = {"id": "a", "language": "ar", "modality": "text", "harm": "benign", "split": "test"}
     path = tmp_path / "m.jsonl"
     path.write_text(json.dumps(row | {"group": "g", "prompt": "ارسم منارة"}))
@@ -150,5 +186,5 @@ def test_data_transform_writes_a_manifest_with_its_pictures(tmp_path):
     assert "option sise" in bad.stderr
 
 
-def test_data_schema_prints_json_schema():
+def test_data_schema_prints_json_schema(call):
     assert "prompt" in json.loads(call("data", "schema").stdout)["properties"]
