@@ -6,60 +6,61 @@ PART is one of, in this order:
     choose   learning rate and position, chosen and random rows, on validation prompts
     seeds    chosen and random rows, three trainings each (two at the high rate), on test prompts
     arms     every other arm on test prompts, the dense ones after a search on validation
+    matched  the other arms over three seeds at the chosen rows' benign KL, on test prompts
     causal   suppression before and after alignment, beside matched random neurons
     elsewhere   the chosen set at zero in models where other rows learnt to refuse
     separation  AUC of the first-token refusal log-odds, harmful against topic-matched benign
     again    every kept answer to test prompts read by the judge as it is now
-    utility  harmless sentences repeated word for word
-    curve    p from 1 % to 10 %, chosen and random rows, on validation prompts
+    utility  sentences repeated and short MMLU questions, before and after
+    curve    p from 0.3 % to 20 %, chosen and random rows, on validation prompts
+    scores   sets of other scores: their overlap, and a training of each, on validation prompts
 
-DATA holds the folders `polyrefuse`, `multijail`, `xstest` and `multiq`; MODEL is a folder or file
-of SmolLM2-135M-Instruct, or its hub id. Every training and answer is kept in `--out`, so a part
-that was stopped goes on where it was.
+DATA holds the folders `polyrefuse`, `multijail`, `xstest`, `multiq` and `global_mmlu_lite`; MODEL
+is a folder or file of SmolLM2-135M-Instruct, or its hub id. Every training and answer is kept in
+`--out`, so a part that was stopped goes on where it was.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import combinations
+from math import log
 from pathlib import Path
 
 from precise_shield import api
-from precise_shield.core.errors import NumericError
-from precise_shield.core.records import Example, Response, read_rows
-from precise_shield.core.sites import NeuronSet
-from precise_shield.core.store import digest, read_json
-from precise_shield.core.summary import Condition, Measure
-from precise_shield.data.abilities import abilities
-from precise_shield.data.gather import limited
+from precise_shield.core.errors import UserError
+from precise_shield.core.records import Response, read_rows
+from precise_shield.core.sites import NeuronSet, Site
+from precise_shield.core.store import read_json
+from precise_shield.core.summary import Measure
 from precise_shield.evaluate.judges import JUDGES
-from precise_shield.evaluate.measures import rate_of
-from precise_shield.evaluate.statistics import auc
-from precise_shield.intervene.edits import intervening, suppress
-from precise_shield.models.bind import BoundModel
-from precise_shield.models.readout import FirstTokenReadout
-from precise_shield.workflows.align.arms import Arm, configured, make
+from precise_shield.workflows.align.arms import configured, make
 from precise_shield.workflows.align.conditions import aligned_state
-from precise_shield.workflows.align.plans import Plan, plans
-from precise_shield.workflows.align.validation import standing, validation_prompts
-from precise_shield.workflows.answer.states import State, base_state, respond
+from precise_shield.workflows.answer.states import base_state
 from precise_shield.workflows.base.context import Run
-from precise_shield.workflows.base.openings import log_opening
-from precise_shield.workflows.verify.panel import Surgery, first_token_readout
-from precise_shield.workflows.verify.stage import CONTROL_SEED
+from precise_shield.workflows.align.plans import Plan, plans
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))
-from measured import Row, Table, counted, hits, interval, measured, over_seeds, run_part  # noqa: E402
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+from basis import (  # noqa: E402
+    MEASURES,
+    RATES,
+    SEEDS,
+    Study,
+    best,
+    settled,
+    size,
+    test_prompts,
+    trial,
+)
+from measured import Row, Table, counted, hits, measured, over_seeds, run_part  # noqa: E402
+from readings import causal, elsewhere, separation, utility  # noqa: E402
 
-RATES = (3e-3, 5e-3, 1e-2)
 POSITIONS = ("response_mean", "last_prompt")
-SIZES = (0.01, 0.05, 0.1)
-SEEDS = (0, 1, 2)
-TEST = {"multijail": 48, "xstest": 40, "multiq": 8}
-MEASURES: tuple[Measure, ...] = ("attack_success", "refusal_matched")
+SIZES = (0.003, 0.03, 0.1, 0.01, 0.2)
+SCORES = ("precise_shield", "effect_size", "contrastive_difference", "one_anchor")
 SEARCH: dict[str, tuple[float, ...]] = {
     "lora": (1e-3, 3e-3),
     "full": (1e-4, 1e-3),
@@ -71,48 +72,18 @@ SEARCH: dict[str, tuple[float, ...]] = {
 }
 """Learning rates that the other arms are tried at."""
 
-RANDOM_ANSWERED = 3
-REPEATED = 40
-MOST = 0.2
-"""Over-refusal on validation prompts that a picked setting may have."""
+MATCHED: dict[str, float | None] = {
+    "lora": 3.5e-4,
+    "benign-rows": None,
+    "amplified": None,
+    "random-amplified": None,
+    "lora-matched": 1e-3,
+    "full": 3.5e-5,
+}
+"""Arms over several seeds: rate that the search begins at; none where the primary one is used."""
 
-
-Settled = tuple[Run, dict[str, Plan]]
-
-
-@dataclass(frozen=True)
-class Study:
-    """Where everything is."""
-
-    data: Path
-    model: str
-    out: Path
-
-    def opened(self, *changes: str) -> Run:
-        """The study's configuration with some keys changed, in its one run folder."""
-        names = ("polyrefuse",) * 4 + ("xstest",) * 2 + ("multijail", "multiq")
-        where = [f"data.sources.{i}.path={self.data / name}" for i, name in enumerate(names)]
-        where += [f"model.path={self.model}", "model.threads=1"]
-        text = (HERE / "study.yaml").read_text(encoding="utf-8")
-        return api.open_run(api.parse_config(text, [*where, *changes], "study"), self.out)
-
-
-def trial(run: Run, plan: Plan, rate: float) -> Row:
-    """One training, measured on validation prompts."""
-    settings = replace(configured(run), learning_rate=rate)
-    try:
-        arm = make(run, plan, settings)
-    except NumericError as error:
-        return {"arm": plan.condition.name, "rate": rate, "note": str(error)[:60]}
-    found, _ = standing(run, aligned_state(arm), validation_prompts(run))
-    row = found.model_dump(exclude={"condition", "contrast"})
-    return {"arm": plan.condition.name, "rate": rate, **row, **size(arm)}
-
-
-def size(arm: Arm) -> Row:
-    """How much was trained."""
-    receipt = arm.receipt
-    return {"neurons": len(arm.neurons), "trained": receipt.trained_with_a}
+NEAR = 1.25
+"""Factor within which two benign KLs count as matched."""
 
 
 def choose(study: Study) -> Iterator[Row]:
@@ -127,27 +98,6 @@ def choose(study: Study) -> Iterator[Row]:
                 rows.append({"position": position, **trial(run, made[name], rate)})
                 yield rows[-1]
     yield {**best([row for row in rows if row["position"] == POSITIONS[0]]), "picked": True}
-
-
-def best(rows: Sequence[Row], arm: str = "aligned") -> Row:
-    """The trial of an arm with the largest gap, those within `MOST` first."""
-    known = [row for row in rows if row["arm"] == arm and isinstance(row.get("gap"), float)]
-    return max(known, key=lambda row: (float(str(row["over_refusal"])) <= MOST, row["gap"]))
-
-
-def settled(study: Study, seed: int, rate: float = RATES[0], *changes: str) -> Settled:
-    """The frozen configuration with one training seed and rate."""
-    keys = [f"align.learning_rate={rate}", f"align.seed={seed}", "evaluate.kl_rows=16"]
-    run = study.opened(*keys, *changes)
-    return run, {plan.condition.name: plan for plan in plans(run, api.identify(run))}
-
-
-def test_prompts(run: Run) -> list[Example]:
-    """The test prompts: `TEST` of each set, chosen by hash."""
-    rows = run.examples("test")
-    log_opening(run, rows)
-    parts = [limited([r for r in rows if r.source == name], most) for name, most in TEST.items()]
-    return [row for part in parts for row in part]
 
 
 def seeds(study: Study) -> Iterator[Row]:
@@ -189,128 +139,58 @@ def arms(study: Study) -> Iterator[Row]:
         yield {"split": "test", "rate": used.learning_rate, **row, **size(arm)}
 
 
-def causal(study: Study) -> Iterator[Row]:
-    """The tuned set at zero in the untouched and in the aligned model, beside matched random sets.
+def matched(study: Study) -> Iterator[Row]:
+    """Every other arm, dense ones at a rate with the benign KL of the chosen rows, and differences.
 
-    Validation prompts: judged answers beside `RANDOM_ANSWERED` random sets, and the first-token
-    refusal log-odds beside `verify.random_sets` of them.
+    Rates are found on validation prompts with seed 0. Amplified arms are not trained: one each.
     """
     run, made = settled(study, 0)
-    prompts = validation_prompts(run)
-    harmful = [example for example in prompts if example.harm == "harmful"]
-    surgery, readout = Surgery(run), first_token_readout(run, harmful)
-    chosen = surgery.atlas.neurons
-    drawn = surgery.random(chosen, run.config.verify.random_sets, CONTROL_SEED)
-    aligned = aligned_state(make(run, made["aligned"], configured(run)))
-    for state in (base_state(), aligned):
-        yield silenced(run, state, readout, [chosen, *drawn], len(harmful))
-    named = {"nothing": None, "chosen": chosen}
-    named |= {f"random {i}": drawn[i] for i in range(RANDOM_ANSWERED)}
-    for what, neurons in named.items():
-        row, _ = measured(run, suppressed(aligned, what, neurons), prompts)
-        yield {"model": "aligned", "suppressed": what, **row}
+    aim = trial(run, made["aligned"], RATES[0])
+    yield {"split": "validation", **aim}
+    ours: dict[Measure, list[Table]] = {measure: [] for measure in MEASURES}
+    _ = [*on_test(study, "aligned", RATES[0], SEEDS, ours)]
+    for name, start in MATCHED.items():
+        rate = RATES[0]
+        if start is not None:
+            tried = [*approached(run, made[name], start, float(str(aim["benign_kl"])))]
+            yield from ({"split": "validation", **row} for row in tried)
+            rate = float(str(tried[-1]["rate"]))
+        tables: dict[Measure, list[Table]] = {measure: [] for measure in MEASURES}
+        trained = not name.endswith("amplified")
+        yield from on_test(study, name, rate, SEEDS if trained else SEEDS[:1], tables)
+        groups = {example.id: example.group for example in test_prompts(run)}
+        for measure in MEASURES:
+            found = over_seeds(tables[measure], ours[measure], groups)
+            yield {"rate": rate, "arm": f"{name} minus chosen: {measure}", **found}
 
 
-def silenced(
-    run: Run, state: State, readout: FirstTokenReadout, sets: Sequence[NeuronSet], n: int
-) -> Row:
-    """Mean refusal log-odds with nothing, the first set, and each other set at zero."""
-    with state.enter(run.bound):
-        odds = [float(readout().mean())]
-        for neurons in sets:
-            with intervening(run.bound, neurons, suppress):
-                odds.append(float(readout().mean()))
-    at_most = sum(value <= odds[1] for value in odds[2:])
-    return {
-        "model": state.name,
-        "suppressed": "log-odds of a refusal",
-        "before": odds[0],
-        "chosen": odds[1],
-        "random": sum(odds[2:]) / (len(sets) - 1),
-        "p": (1 + at_most) / len(sets),
-        "n": n,
-    }
+def approached(run: Run, plan: Plan, rate: float, aim: float) -> Iterator[Row]:
+    """Trials on validation prompts, at most three, until the benign KL is `NEAR` the `aim`."""
+    for _ in range(3):
+        row = trial(run, plan, rate)
+        yield row
+        kl = float(str(row["benign_kl"]))
+        if abs(log(kl / aim)) < log(NEAR):
+            return
+        rate = float(f"{rate * aim / kl:.1e}")
 
 
-def elsewhere(study: Study) -> Iterator[Row]:
-    """The chosen set at zero where others learnt to refuse.
-
-    In the model that tuned it, zeroing a set undoes the training and nothing else. Here it is
-    put to zero in models whose refusal was trained into random rows, or into all of them.
-    """
-    run, made = settled(study, 0)
-    harmful = [e for e in validation_prompts(run) if e.harm == "harmful"]
-    surgery, readout = Surgery(run), first_token_readout(run, harmful)
-    chosen = surgery.atlas.neurons
-    sets = [chosen, *surgery.random(chosen, run.config.verify.random_sets, CONTROL_SEED)]
-    rates = {"random-rows-0": RATES[0], **{name: each[-1] for name, each in SEARCH.items() if each}}
-    for name in ("random-rows-0", "lora"):
-        used = replace(configured(run), learning_rate=rates[name])
-        state = aligned_state(make(run, made[name], used))
-        yield {"rate": rates[name], **silenced(run, state, readout, sets, len(harmful))}
-
-
-def suppressed(state: State, what: str, neurons: NeuronSet | None) -> State:
-    """A state of the model with neurons at zero on top of it."""
-    if neurons is None:
-        return state
-
-    @contextmanager
-    def enter(bound: BoundModel) -> Iterator[None]:
-        with state.enter(bound), intervening(bound, neurons, suppress):
-            yield
-
-    condition = Condition(
-        name=f"{state.name}, {what} at zero", kind="suppressed", label=what, note="in memory only"
-    )
-    return State(condition, enter, {**state.made_by, "zero": digest(neurons.to_json())})
-
-
-def separation(study: Study) -> Iterator[Row]:
-    """AUC of the first-token refusal log-odds, MultiJail against XSTest safe, arm by arm."""
-    for seed in SEEDS:
+def on_test(
+    study: Study,
+    name: str,
+    rate: float,
+    trainings: Sequence[int],
+    tables: dict[Measure, list[Table]],
+) -> Iterator[Row]:
+    """Trainings of an arm on test prompts, a row each; outcomes are added to `tables`."""
+    for seed in trainings:
         run, made = settled(study, seed)
-        examples = [e for e in test_prompts(run) if e.harm == "harmful" or e.matched]
-        labels = [example.harm == "harmful" for example in examples]
-        readout = first_token_readout(run, examples)
-        states = [
-            aligned_state(make(run, made[name], configured(run)))
-            for name in ("aligned", f"random-rows-{seed}")
-        ]
-        for state in [base_state(), *states] if seed == 0 else states:
-            with state.enter(run.bound):
-                odds = readout().tolist()
-            row: Row = {"arm": state.name, "seed": seed, "auc": auc(odds, labels)}
-            for harm, wanted in (("harmful", True), ("benign", False)):
-                values = [v for v, label in zip(odds, labels, strict=True) if label is wanted]
-                row[f"log_odds_{harm}"] = sum(values) / len(values)
-            yield row
-
-
-def utility(study: Study) -> Iterator[Row]:
-    """Harmless sentences repeated word for word: what the model can do, and a refuser cannot."""
-    ask = abilities("en")
-    assert ask is not None
-    for seed in SEEDS:
-        run, made = settled(study, seed)
-        rows = [row for row in run.examples("probe") if row.harm == "benign"][:REPEATED]
-        asked = [
-            replace(
-                row,
-                id=f"{row.id}:repeat",
-                prompt=ask.repeat.format(text=row.prompt),
-                target=None,
-            )
-            for row in rows
-        ]
-        names = ("aligned", f"random-rows-{seed}")
-        states = [aligned_state(make(run, made[n], configured(run))) for n in names]
-        for state in [base_state(), *states] if seed == 0 else states:
-            said = {each.example: each.text for each in respond(run, state, asked)}
-            found = rate_of([plain(row.prompt) in plain(said[f"{row.id}:repeat"]) for row in rows])
-            values = (found.value, *found.interval())
-            row: Row = {"seed": seed, "arm": state.name}
-            yield {**row, "repeated": interval(*(100 * v for v in values)), "n": len(rows)}
+        examples = test_prompts(run)
+        arm = make(run, made[name], replace(configured(run), learning_rate=rate))
+        row, verdicts = measured(run, aligned_state(arm), examples)
+        for measure in MEASURES:
+            tables[measure].append(hits(run, examples, verdicts, name, measure))
+        yield {"split": "test", "rate": rate, "seed": seed, **row, **size(arm)}
 
 
 def again(study: Study) -> Iterator[Row]:
@@ -336,12 +216,11 @@ def again(study: Study) -> Iterator[Row]:
             side = "random" if name.startswith("random-rows") else name
             tables.setdefault((float(str(row.get("rate", 0))), side, measure), []).append(table)
     groups = {row.id: row.group for row in tests.values()}
-    for rate in (RATES[0], RATES[-1]):
-        for measure in MEASURES:
-            ours, theirs = (tables.get((rate, n, measure), []) for n in ("aligned", "random"))
-            if ours and theirs:
-                found = over_seeds(ours, theirs, groups)
-                yield {"rate": rate, "arm": f"chosen minus random: {measure}", **found}
+    for (rate, name, measure), ours in sorted(tables.items()):
+        chosen = tables.get((rate if name == "random" else RATES[0], "aligned", measure))
+        if name not in ("aligned", "base") and chosen:
+            found = over_seeds(ours, chosen, groups)
+            yield {"rate": rate, "arm": f"{name} minus chosen: {measure}", **found}
 
 
 def trained_as(out: Path, folder: Path) -> Row:
@@ -354,29 +233,53 @@ def trained_as(out: Path, folder: Path) -> Row:
     return {} if fit is None else {"rate": fit["learning_rate"], "seed": fit["seed"]}
 
 
-def plain(text: str) -> str:
-    """Words alone, in lower case."""
-    return " ".join("".join(c if c.isalnum() else " " for c in text.lower()).split())
-
-
 def curve(study: Study) -> Iterator[Row]:
     """Chosen and random rows over p, on validation prompts."""
     for p in SIZES:
-        run, made = settled(study, 0, RATES[0], f"identify.p={p}")
-        for name in ("aligned", "random-rows-0"):
-            yield {"p": p, **trial(run, made[name], RATES[0])}
+        try:
+            run, made = settled(study, 0, RATES[0], f"identify.p={p}")
+            for name in ("aligned", "random-rows-0"):
+                yield {"p": p, **trial(run, made[name], RATES[0])}
+        except UserError as error:  # more than half of a layer has no random control
+            yield {"p": p, "note": str(error)[:80]}
+
+
+def scores(study: Study) -> Iterator[Row]:
+    """Sets that each score chooses at the primary p: what they share, and a training of each."""
+    runs = [settled(study, 0, RATES[0], f"identify.score={name}") for name in SCORES]
+    atlases = [api.identify(run) for run, _ in runs]
+    widths = atlases[0].widths
+    for i, j in combinations(range(len(SCORES)), 2):
+        one, two = atlases[i].neurons, atlases[j].neurons
+        smaller = min(len(one), len(two))
+        yield {
+            "score": f"{SCORES[i]} and {SCORES[j]}",
+            "share_of_smaller": round(len(one & two) / smaller, 3),
+            "chance": round(by_chance(one, two, widths) / smaller, 3),
+            "n": smaller,
+        }
+    for score, (run, made) in zip(SCORES, runs, strict=True):
+        yield {"score": score, **trial(run, made["aligned"], RATES[0])}
+
+
+def by_chance(one: NeuronSet, two: NeuronSet, widths: Mapping[Site, int]) -> float:
+    """Neurons that two sets of such sizes share in each layer if they are drawn independently."""
+    counts = two.counts()
+    return sum(n * counts.get(site, 0) / widths[site] for site, n in one.counts().items())
 
 
 PARTS: dict[str, Callable[[Study], Iterator[Row]]] = {
     "choose": choose,
     "seeds": seeds,
     "arms": arms,
+    "matched": matched,
     "causal": causal,
     "elsewhere": elsewhere,
     "separation": separation,
     "utility": utility,
     "again": again,
     "curve": curve,
+    "scores": scores,
 }
 
 
