@@ -5,9 +5,9 @@
 PART is one of, in this order:
     tune        a dense English-only safety tuning makes a refusal to look at
     testable    refusal by language before and after it, on validation prompts
-    sets        sizes and overlap, beside chance and ceiling
+    sets        sizes and overlap, beside chance and ceiling, in the tuned and in the base model
     transfer    English MS-Neurons and random rows tuned on six languages, tested on nine
-    counts      neuron counts against attack success, over languages
+    counts      the tuned model's neuron counts against its attack success, over languages
 
 DATA holds `polyrefuse`, `multijail`, `xstest` and `multiq`; MODEL is a folder or file of the base
 model, or its hub id. The tuned model stays in `--out`; it refuses more than its base.
@@ -28,7 +28,7 @@ from precise_shield.align.export import write_model
 from precise_shield.analyse.counts import count_tests
 from precise_shield.core.records import Example, Modality, Verdict
 from precise_shield.core.sites import NeuronSet
-from precise_shield.core.summary import Condition
+from precise_shield.core.summary import Condition, Overlap
 from precise_shield.models.encoding import lengths
 from precise_shield.workflows.align.arms import configured, make
 from precise_shield.workflows.align.conditions import aligned_state
@@ -72,10 +72,11 @@ class Study:
         names = ("polyrefuse", "polyrefuse", "xstest", "multijail", "multiq")
         return self.opened("tuning.yaml", names, f"model.path={self.model}")
 
-    def after(self, *changes: str) -> Run:
-        """The safety-tuned model with probing, training and test prompts."""
+    def after(self, *changes: str, path: str | None = None) -> Run:
+        """The safety-tuned model, or one at `path`, with probing, training and test prompts."""
         names = ("polyrefuse", "polyrefuse", "multijail", "multiq", "multiq")
-        return self.opened("study.yaml", names, f"model.path={self.out / 'tuned'}", *changes)
+        path = path or str(self.out / "tuned")
+        return self.opened("study.yaml", names, f"model.path={path}", *changes)
 
 
 def dense(run: Run) -> State:
@@ -151,32 +152,38 @@ def by_language(
 
 def sets(study: Study) -> Iterator[Row]:
     """Sizes of the sets, how much of each language's lies in the English one, and all pairs."""
-    run = study.after()
-    facts = api.explain(run)
-    for one in facts.sets:
-        yield {
-            "set": one.name,
-            "size": one.size,
-            "split_half": one.split_half,
-            "shuffled_size": one.shuffled_size,
-        }
-    for pair in facts.overlaps:
-        if pair.b.startswith("en/"):
+    for model, path in (("tuned", None), ("base", study.model)):
+        facts = api.explain(study.after(path=path))
+        for one in facts.sets:
             yield {
-                "set": f"{pair.a} in {pair.b}",
-                "share": pair.share,
-                "chance": pair.chance_shuffled,
-                "ceiling": pair.ceiling,
-                "p": pair.p_value,
+                "model": model,
+                "set": one.name,
+                "size": one.size,
+                "split_half": one.split_half,
+                "shuffled_size": one.shuffled_size,
             }
-    for shared in facts.sharing:
-        yield {
-            "set": f"all pairs of {shared.across}",
-            "share": shared.share,
-            "chance": shared.chance_shuffled,
-            "p": shared.p_value,
-            "share_at_last_prompt": shared.share_at_last_prompt,
-        }
+        for pair in facts.overlaps:
+            if pair.b.startswith("en/"):
+                yield {"model": model, "set": f"{pair.a} in {pair.b}", **of_overlap(pair)}
+        for shared in facts.sharing:
+            yield {
+                "model": model,
+                "set": f"all pairs of {shared.across}",
+                "share": shared.share,
+                "chance": shared.chance_shuffled,
+                "p": shared.p_value,
+                "share_at_last_prompt": shared.share_at_last_prompt,
+            }
+
+
+def of_overlap(pair: Overlap) -> Row:
+    """A share of one set in another beside label-shuffled chance and the split-half ceiling."""
+    return {
+        "share": pair.share,
+        "chance": pair.chance_shuffled,
+        "ceiling": pair.ceiling,
+        "p": pair.p_value,
+    }
 
 
 def transfer(study: Study) -> Iterator[Row]:

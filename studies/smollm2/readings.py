@@ -38,13 +38,14 @@ Floats = np.ndarray[Any, np.dtype[Any]]
 Rates = Mapping[str, tuple[float, tuple[int, ...]]]
 
 USED: Rates = {
-    "aligned": (RATES[0], SEEDS),
-    "random-rows": (RATES[0], SEEDS),
-    "lora": (3e-3, SEEDS[:1]),
+    name: (rate, SEEDS[:1])
+    for name, rate in (("aligned", RATES[0]), ("random-rows", RATES[0]), ("lora", 3e-3))
 }
 SEPARATED: Rates = {
-    **USED,
-    "benign-rows": (RATES[0], SEEDS),
+    "aligned": (RATES[0], SEEDS),
+    "random-rows": (RATES[0], SEEDS),
+    "benign-rows": (RATES[0], SEEDS[:2]),
+    "lora": (3e-3, SEEDS[:1]),
     "lora-matched": (3e-3, SEEDS[:1]),
     "full": (1e-4, SEEDS[:1]),
 }
@@ -55,7 +56,7 @@ AT_MOST = 0.125
 
 RANDOM_ANSWERED = 3
 REPEATED = 40
-QUESTIONS = 200
+QUESTIONS = 120
 
 
 def causal(study: Study) -> Iterator[Row]:
@@ -218,18 +219,23 @@ def over_prompts(
 def utility(study: Study) -> Iterator[Row]:
     """What the model can do, arm by arm: harmless sentences repeated, and short MMLU questions.
 
-    A sentence counts if it is repeated word for word; chance is 0. A question counts if the
-    right option is the likeliest by log-probability a character; chance is one in four.
+    A sentence counts if it is repeated word for word; chance is 0. A question counts if the right
+    option is the likeliest by log-probability a character; chance is one in four. Questions are
+    asked of the trained models only if the untouched one is above chance on them.
     """
     tables: dict[tuple[str, str], list[Table]] = {}
+    asked = True
     for seed, kind, run, where in trained(study, USED):
+        found = {"repeated": repeated(run, where)}
+        if asked:
+            found["mmlu"] = chosen_options(run, where, study.data)
         row: Row = {"seed": seed, "arm": kind}
-        found = {"repeated": repeated(run, where), "mmlu": chosen_options(run, where, study.data)}
         for name, table in found.items():
             rate = rate_of(table.values())
             row[name] = interval(*(100 * each for each in (rate.value, *rate.interval())))
             row[f"n_{name}"] = len(table)
             tables.setdefault((kind, name), []).append(table)
+            asked &= kind != "base" or name != "mmlu" or rate.interval()[0] > 1 / 4
         yield row
     for (kind, name), ours in tables.items():
         if kind != "base":
