@@ -16,11 +16,11 @@ from precise_shield.data.gather import limited
 from precise_shield.models.loading import LoadedModel
 from precise_shield.workflows.align.arms import Arm, configured, make
 from precise_shield.workflows.align.conditions import aligned_state
+from precise_shield.workflows.align.plans import Plan, plans
+from precise_shield.workflows.align.validation import standing, validation_prompts
 from precise_shield.workflows.answer.states import State
 from precise_shield.workflows.base.context import Run
 from precise_shield.workflows.base.openings import log_opening
-from precise_shield.workflows.align.plans import Plan, plans
-from precise_shield.workflows.align.validation import standing, validation_prompts
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))

@@ -24,10 +24,10 @@ from precise_shield.intervene.edits import intervening, suppress
 from precise_shield.models.bind import BoundModel
 from precise_shield.models.likelihood import answer_logprobs
 from precise_shield.models.readout import FirstTokenReadout
+from precise_shield.workflows.align.validation import validation_prompts
 from precise_shield.workflows.answer.states import State, base_state, respond
 from precise_shield.workflows.base.context import Run
 from precise_shield.workflows.verify.panel import Surgery, first_token_readout
-from precise_shield.workflows.align.validation import validation_prompts
 from precise_shield.workflows.verify.stage import CONTROL_SEED
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -37,15 +37,19 @@ from measured import Row, Table, interval, measured, over_seeds
 Floats = np.ndarray[Any, np.dtype[Any]]
 Rates = Mapping[str, tuple[float, tuple[int, ...]]]
 
+MATCHED_LORA = 4.5e-4
+"""Learning rate of plain LoRA that part `matched` finds."""
+
 USED: Rates = {
-    name: (rate, SEEDS[:1])
-    for name, rate in (("aligned", RATES[0]), ("random-rows", RATES[0]), ("lora", 3e-3))
+    "aligned": (RATES[0], SEEDS[:1]),
+    "random-rows": (RATES[0], SEEDS[:1]),
+    "lora": (MATCHED_LORA, SEEDS[:1]),
 }
 SEPARATED: Rates = {
     "aligned": (RATES[0], SEEDS),
     "random-rows": (RATES[0], SEEDS),
-    "benign-rows": (RATES[0], SEEDS[:2]),
-    "lora": (3e-3, SEEDS[:1]),
+    "benign-rows": (RATES[0], SEEDS),
+    "lora": (MATCHED_LORA, SEEDS),
     "lora-matched": (3e-3, SEEDS[:1]),
     "full": (1e-4, SEEDS[:1]),
 }

@@ -38,9 +38,9 @@ from precise_shield.core.summary import Measure
 from precise_shield.evaluate.judges import JUDGES
 from precise_shield.workflows.align.arms import configured, make
 from precise_shield.workflows.align.conditions import aligned_state
+from precise_shield.workflows.align.plans import Plan, plans
 from precise_shield.workflows.answer.states import base_state
 from precise_shield.workflows.base.context import Run
-from precise_shield.workflows.align.plans import Plan, plans
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
