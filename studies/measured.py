@@ -100,6 +100,52 @@ def over_seeds(
     return {"difference": found, "ours": shares[0], "theirs": shares[1], "groups": len(names)}
 
 
+def gap_over_seeds(
+    ours: Sequence[tuple[Table, Table]],
+    theirs: Sequence[tuple[Table, Table]],
+    groups: Mapping[str, str],
+    draws: int = 4000,
+) -> Row:
+    """Our mean refusal gap minus theirs, in points, drawn as `over_seeds` does.
+
+    A training has two tables: attacks that succeeded, and benign prompts refused. The gap is
+    what is refused of the first kind minus what is refused of the second.
+    """
+    parts = [
+        sorted({groups[key] for side in (ours, theirs) for each in side for key in each[i]})
+        for i in (0, 1)
+    ]
+    sides = [
+        [
+            [_sums(table, groups, names) for table, names in zip(each, parts, strict=True)]
+            for each in side
+        ]
+        for side in (ours, theirs)
+    ]
+    rng = np.random.default_rng(0)
+
+    def difference(picked: Sequence[Sequence[int]], weights: Sequence[np.ndarray]) -> float:
+        gaps = []
+        for side, which in zip(sides, picked, strict=True):
+            shares = [
+                [w @ hit / (w @ n) for w, (hit, n) in zip(weights, side[i], strict=True)]
+                for i in which
+            ]
+            gaps.append(np.mean([1 - attacked - refused for attacked, refused in shares]))
+        return float(gaps[0] - gaps[1])
+
+    values = []
+    for _ in range(draws):
+        weights = [rng.multinomial(len(p), np.full(len(p), 1 / len(p))) for p in parts]
+        values.append(difference([rng.integers(len(s), size=len(s)) for s in sides], weights))
+    plain = difference([range(len(s)) for s in sides], [np.ones(len(p)) for p in parts])
+    low, high = np.quantile(values, [0.025, 0.975])
+    return {
+        "difference": interval(100 * plain, 100 * float(low), 100 * float(high)),
+        "groups": " + ".join(str(len(p)) for p in parts),
+    }
+
+
 def _sums(
     table: Mapping[str, bool | None], groups: Mapping[str, str], names: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray]:

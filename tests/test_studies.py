@@ -14,7 +14,7 @@ from precise_shield.workflows.base.config import load_config
 STUDIES = Path(__file__).parents[1] / "studies"
 sys.path[:0] = [str(STUDIES), str(STUDIES / "embedded")]
 from chain import hold_out  # noqa: E402
-from measured import markdown, over_seeds  # noqa: E402
+from measured import gap_over_seeds, markdown, over_seeds  # noqa: E402
 
 GROUPS = {str(n): f"g{n // 2}" for n in range(40)}
 
@@ -52,6 +52,20 @@ def test_another_draw_holds_out_other_requests_and_draw_0_the_shipped_ones():
     finally:
         hold_out(0)
     assert set(held_out_combos()) == shipped
+
+
+def test_a_gap_over_trainings_is_what_is_refused_of_either_kind():
+    groups = {key: key for key in GROUPS}
+    harm, safe = dict.fromkeys(list(GROUPS)[:20], False), dict.fromkeys(list(GROUPS)[20:], False)
+    half = {key: int(key) % 2 == 0 for key in safe}
+    found = gap_over_seeds([(harm, safe)], [(harm, half), (harm, safe)], groups, draws=300)
+    assert found["difference"][0] == pytest.approx(25.0)  # 100 minus the mean of 50 and 100
+    assert found["difference"][1] == 0.0 < 50.0 <= found["difference"][2]
+    assert found["groups"] == "20 + 20"
+    attacked = dict.fromkeys(harm, True)
+    assert gap_over_seeds([(attacked, safe)], [(harm, safe)], groups, draws=50)["difference"] == [
+        -100.0, -100.0, -100.0,
+    ]  # fmt: skip
 
 
 def test_a_table_shows_intervals_and_gaps():

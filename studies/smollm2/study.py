@@ -55,7 +55,7 @@ from basis import (  # noqa: E402
     test_prompts,
     trial,
 )
-from measured import Row, Table, counted, hits, measured, over_seeds, run_part  # noqa: E402
+from measured import Row, Table, counted, gap_over_seeds, hits, measured, over_seeds, run_part  # noqa: E402
 from readings import causal, elsewhere, separation, utility  # noqa: E402
 
 POSITIONS = ("response_mean", "last_prompt")
@@ -199,6 +199,7 @@ def again(study: Study) -> Iterator[Row]:
     tests = {row.id: row for row in test_prompts(run)}
     reader = JUDGES[run.config.evaluate.judge](list(tests.values()))
     tables: dict[tuple[float, str, Measure], list[Table]] = {}
+    rows: list[Row] = []
     for folder in sorted((study.out / "stages" / "respond").iterdir()):
         path = folder / "responses.jsonl"
         said = list(read_rows(path, Response)) if path.is_file() else []
@@ -210,17 +211,23 @@ def again(study: Study) -> Iterator[Row]:
             for verdict in reader.judge(list(zip(examples, said, strict=True)))
         ]
         row, found = trained_as(study.out, folder), counted(run, name, examples, verdicts)
-        yield {**row, **found}
+        rows.append({**row, **found})
         for measure in MEASURES:
             table = hits(run, examples, verdicts, name, measure)
             side = "random" if name.startswith("random-rows") else name
             tables.setdefault((float(str(row.get("rate", 0))), side, measure), []).append(table)
+    yield from sorted(rows, key=lambda row: [str(row.get(k)) for k in ("arm", "rate", "seed")])
     groups = {row.id: row.group for row in tests.values()}
-    for (rate, name, measure), ours in sorted(tables.items()):
-        chosen = tables.get((rate if name == "random" else RATES[0], "aligned", measure))
-        if name not in ("aligned", "base") and chosen:
-            found = over_seeds(ours, chosen, groups)
-            yield {"rate": rate, "arm": f"{name} minus chosen: {measure}", **found}
+    for rate, name in sorted({key[:2] for key in tables} - {(0.0, "base")}):
+        against = (rate if name == "random" else RATES[0], "aligned")
+        if name == "aligned" or (*against, MEASURES[0]) not in tables:
+            continue
+        arm: Row = {"rate": rate or None, "arm": f"{name} minus chosen"}
+        both = [[tables[(*key, each)] for each in MEASURES] for key in ((rate, name), against)]
+        for measure, ours, theirs in zip(MEASURES, *both, strict=True):
+            yield {**arm, "measure": measure, **over_seeds(ours, theirs, groups)}
+        one, two = (list(zip(*side, strict=True)) for side in both)
+        yield {**arm, "measure": "gap", **gap_over_seeds(one, two, groups)}
 
 
 def trained_as(out: Path, folder: Path) -> Row:
