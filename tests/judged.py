@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from precise_shield.core.records import Example, Label, Verdict
-from precise_shield.workflows.align import validation
+from precise_shield.workflows.align import stopping, validation
 
 Reads = Callable[[str, Example], Label]
 
@@ -32,3 +32,25 @@ def judging_with(reads: Reads) -> Callable[..., dict[str, list[Verdict]]]:
 def stub(monkeypatch, reads: Reads = over_refusing) -> None:
     """Let validation prompts be judged by `reads`; answers are generated as ever."""
     monkeypatch.setattr(validation, "judge", judging_with(reads))
+
+
+class ByText:
+    """A judge whose labels hang on the words of an answer alone."""
+
+    name = "by-text"
+
+    def judge(self, pairs):
+        return [
+            Verdict(
+                row.id,
+                said.condition,
+                self.name,
+                "refusal" if sum(map(ord, said.text)) % 2 else "safe",
+            )
+            for row, said in pairs
+        ]
+
+
+def stub_early_stop(monkeypatch) -> None:
+    """Let an early stop by `gap` read what a random model says."""
+    monkeypatch.setattr(stopping, "make", lambda *_: ByText())

@@ -34,8 +34,10 @@ def masks(bound: BoundModel, neurons: NeuronSet, roles: tuple[str, ...]) -> dict
 
 
 def train_masked_full(bound, neurons, rows, *, steps, lr, clip) -> list[float]:
-    """Full gradients, multiplied by the mask before clipping and AdamW (SS-Neurons)."""
-    allowed = masks(bound, neurons, EVERY)
+    """Full gradients, multiplied by the mask before clipping and AdamW (SS-Neurons); without
+    `neurons` as they are: the plain loop that everybody writes."""
+    allowed = {} if neurons is None else masks(bound, neurons, EVERY)
+    others = torch.ones(()) if neurons is None else torch.zeros(())
     parameters = dict(bound.model.named_parameters())
     optimizer = torch.optim.AdamW(parameters.values(), lr=lr, weight_decay=0.0)
     losses = []
@@ -45,7 +47,7 @@ def train_masked_full(bound, neurons, rows, *, steps, lr, clip) -> list[float]:
         loss.backward()
         for name, parameter in parameters.items():
             if parameter.grad is not None:
-                parameter.grad *= allowed.get(name, torch.zeros(()))
+                parameter.grad *= allowed.get(name, others)
         torch.nn.utils.clip_grad_norm_(parameters.values(), clip)
         optimizer.step()
         optimizer.zero_grad()

@@ -11,9 +11,17 @@ import transformers as hf
 from align_tiny import FAMILIES, KINDS, batch, build, chosen, cut, weights
 from reference import train_masked_full, train_masked_lora
 
-from precise_shield.align.delta import DirectUnits, LoraRows, RowLora, tuning
+from precise_shield.align.delta import (
+    AllParameters,
+    DirectUnits,
+    LoraRows,
+    RowLora,
+    form_name,
+    tuning,
+)
 from precise_shield.align.fit import FitSpec, fit
 from precise_shield.align.slices import slices_of
+from precise_shield.align.sparse import undo
 from precise_shield.core.errors import (
     ConfigError,
     DeadTapError,
@@ -98,6 +106,26 @@ def test_the_direct_form_equals_full_gradients_with_a_mask(bound):
     assert_same_training(infos, losses, bound, bind(other), moved)
 
 
+@pytest.mark.parametrize("name", ["gemma2", "gpt2", "llava", "qwen3_moe"])
+def test_all_parameters_train_as_in_a_plain_loop(name):
+    """Embeddings (tied ones once), norms, biases, routers and eyes included; and the way back."""
+    bound = build(name, torch.float32 if "moe" in name else torch.float64)
+    other, before = copy.deepcopy(bound.model), weights(bound)
+    infos, _, deltas = train(bound, AllParameters())
+    losses = train_masked_full(
+        bind(other), None, lambda step: batch(bound, step), steps=STEPS, lr=RATE, clip=0.1
+    )
+    moved = {n for n, w in before.items() if not torch.equal(bound.model.state_dict()[n], w)}
+    assert_same_training(infos, losses, bound, bind(other), len(moved))
+    assert any("norm" in n or "ln_" in n for n in moved)
+    assert any("embed" in n or "wte" in n for n in moved)
+    assert any("vision" in n or "visual" in n for n in moved) == (name == "llava")
+    assert deltas.counts().trained_with_a == sum(p.numel() for p in bound.model.parameters())
+    assert all(isinstance(p, torch.nn.Parameter) for p in bound.model.parameters())
+    undo(bound, deltas.sparse())
+    assert all(torch.equal(value, before[n]) for n, value in weights(bound).items())
+
+
 def test_training_moves_the_chosen_slices_and_not_one_bit_more(bound, form):
     before = weights(bound)
     decaying = FitSpec(**{**SPEC.__dict__, "weight_decay": 0.1})
@@ -111,6 +139,7 @@ def test_training_moves_the_chosen_slices_and_not_one_bit_more(bound, form):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("form", [*FORMS, AllParameters()], ids=form_name)
 def test_merging_gives_the_model_that_was_trained(name, form):
     bound = build(name)
     rows = batch(bound)

@@ -18,10 +18,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 
+from precise_shield.align import fit as loop
 from precise_shield.align.checkpoint import checkpoint_step
 from precise_shield.align.delta import DirectUnits, LoraRows, tuning
 from precise_shield.align.fit import FitSpec, fit
 from precise_shield.core.errors import ConfigError, DataError, NumericError, StoreError
+from precise_shield.core.parallel import Crew
 
 HERE = Path(__file__).parent
 FORM = LoraRows(rank=3, dropout=0.2)
@@ -120,6 +122,21 @@ def test_a_finished_run_is_not_run_again(tmp_path):
     assert equal(weights_then, final)
 
 
+class Both(Crew):
+    """Two processes, of which the other one's part is nothing."""
+
+    def add(self, tensor):
+        pass
+
+    def add_gradients(self, parameters):
+        pass
+
+
+def cut_off(info):
+    if info.step == 2:
+        raise RuntimeError("power cut")
+
+
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     path = tmp_path / "fit.safetensors"
     run(build("llama"), checkpoint=path)
@@ -133,6 +150,11 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
             run(build("llama"), checkpoint=path, **options)
     with pytest.raises(StoreError, match="other neurons"):
         run(build("llama", torch.float64), checkpoint=path)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeError, match="power cut"):
+        patch.setattr(loop, "crew", lambda: Both(0, 2))
+        run(build("llama"), checkpoint=tmp_path / "two", on_step=cut_off)
+    with pytest.raises(StoreError, match="1 steps that 2 processes shared, and 1 would go on"):
+        run(build("llama"), checkpoint=tmp_path / "two")
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(StoreError, match="Delete it to start afresh"):
         run(build("llama"), checkpoint=path)

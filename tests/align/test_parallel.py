@@ -15,6 +15,7 @@ from parallel_worker import FORMS, train
 from parallel_worker import HOW as EACH
 from safetensors.torch import load_file
 
+import judged
 import tiny_folders
 from precise_shield.cli.launch import Launch
 from precise_shield.core.errors import LaunchError, LostProcessError
@@ -32,11 +33,16 @@ name: two
 model: {{path: {model}, dtype: float32, device: cpu}}
 data:
   sources: [{{source: sandbox, path: {data}, limit: 3}}]
-  benign_targets: self
+  benign_targets: self_where_missing
   benign_tokens: 3
 identify: {{p: 0.2, sweep: [], chosen: en/text, draws: 19, batch_size: 3}}
 verify: {{random_sets: 2, per_cell: 1, panel: 2, factors: [0], dose_sets: 1, equal_importance: 0}}
-align: {{epochs: 3, learning_rate: 0.02, batch_size: 4, micro_batch: 1, zero_shot: []}}
+align:
+  epochs: 3
+  batch_size: 4
+  micro_batch: 1
+  search: {{learning_rate: [0.01, 0.02]}}
+  early_stop: {{cells: [all], measure: gap, every: 2, patience: 9, per_cell: 1}}
 evaluate: {{max_new_tokens: 3, batch_size: 4, samples: 2, kl_rows: 2}}
 """
 
@@ -50,7 +56,9 @@ def one(tmp_path_factory):
     text = CONFIG.format(model=model, data=folder / "data")
     (folder / "config.yaml").write_text(text)
     run = started(parse_config(text), folder / "run", quiet=True)
-    return run, run_all(run), folder
+    with pytest.MonkeyPatch.context() as patch:
+        judged.stub_early_stop(patch)
+        return run, run_all(run), folder
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +111,8 @@ HOW = {"whole": "run", "sharded": "shares"}
 @pytest.mark.slow
 @pytest.mark.parametrize("how", HOW)
 def test_two_processes_make_the_same_stages_under_the_same_keys(how, one, two):
-    for kind in ["collect", "identify", "align", "respond", "verify", "explain", "drift"]:
+    kinds = ["collect", "identify", "align", "respond", "verify", "explain", "drift", "trial"]
+    for kind in kinds:
         ours, theirs = stages(one[2], kind), stages(two[0], kind, HOW[how])
         assert theirs
         assert ours.keys() == theirs.keys(), kind
@@ -151,6 +160,9 @@ def test_two_processes_train_the_same_rows_by_halves(how, one, two):
             torch.testing.assert_close(there[name], value, rtol=1e-5, atol=1e-7)
         receipts = [json.loads((each / "receipt.json").read_text()) for each in (folder, other)]
         assert receipts[0]["untouched_sha256"] == receipts[1]["untouched_sha256"]
+        looks, others = (each["receipt"]["validations"] for each in receipts)
+        assert looks == pytest.approx(others)
+        assert len(looks) > 1, "the early stop looked"
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import transformers as hf
 from align_tiny import KINDS, batch, build, chosen, weights
 
 from precise_shield.align import slices as slicing
-from precise_shield.align.delta import DirectUnits, LoraRows, tuning
+from precise_shield.align.delta import AllParameters, DirectUnits, LoraRows, form_name, tuning
 from precise_shield.align.receipt import (
     check_receipt,
     make_receipt,
@@ -49,6 +49,7 @@ def receipt_of(bound, form, before, deltas):
 
 
 @pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("form", [*FORMS, AllParameters()], ids=form_name)
 def test_a_clean_run_gets_a_receipt_with_exact_figures(name, form):
     bound = build(name)
     was = weights(bound)
@@ -63,6 +64,8 @@ def test_a_clean_run_gets_a_receipt_with_exact_figures(name, form):
     assert receipt.changed_weights == differ > 0
     assert receipt.trained_b_rows == deltas.counts().trained_b_rows
     assert receipt.neurons == len(chosen(bound))
+    assert receipt.everything == (form == AllParameters())
+    assert not receipt.everything or receipt.trained_with_a == receipt.model_parameters
     check_receipt(receipt, bound, chosen(bound), form, before)
     undo(bound, deltas.sparse())
     check_receipt(receipt, bound, chosen(bound), form)  # the same base, with the change taken out

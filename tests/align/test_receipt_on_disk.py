@@ -11,11 +11,11 @@ from align_tiny import build, chosen
 from test_export import CARD, stored_for
 
 from gguf_tiny import write_gguf
-from precise_shield.align.delta import DirectUnits, LoraRows, tuning
+from precise_shield.align.delta import AllParameters, DirectUnits, LoraRows, tuning
 from precise_shield.align.export import export_merged
 from precise_shield.align.receipt import seal
-from precise_shield.align.sparse import undo
-from precise_shield.core.errors import ReceiptError
+from precise_shield.align.sparse import no_silence, undo
+from precise_shield.core.errors import GateError, ReceiptError
 from precise_shield.models.bind import bind
 from precise_shield.models.loading import ModelSpec, load
 from precise_shield.workflows.align.arms import written
@@ -91,6 +91,35 @@ def test_a_hand_made_leak_is_caught_on_disk(make, family, leak, tmp_path):
     model.save_pretrained(out)
     with pytest.raises(ReceiptError, match=named.replace(".", r"\.")):
         receipt_check(out)
+
+
+def test_full_fine_tuning_is_checked_and_taken_out_on_disk(tmp_path):
+    """Nothing is left untouched, and still: the file says what was written, and gives it back."""
+    bound = tied("llama")
+    base = {name: value.clone() for name, value in bound.model.state_dict().items()}
+    delta, stored = strengthened(bound, tmp_path / "out", tmp_path, AllParameters())
+    merged = ModelSection(path=str(tmp_path / "out"), device="cpu")
+    assert (
+        f"{stored.receipt.changed_weights:,} weights of the whole"
+        in receipt_check(tmp_path / "out")[0]
+    )
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "with all of its parameters trained" in card
+    assert "No weight was held fixed" in card
+    exact = dataclasses.replace(delta, recipe={"receipt": stored.content(), "dtype": "float32"})
+    exact.save(tmp_path / "delta.safetensors")
+    assert "holds it" in receipt_check(tmp_path / "delta.safetensors", merged)[0]
+    undo_on_disk(tmp_path / "delta.safetensors", merged, tmp_path / "back")
+    back = load(ModelSpec(str(tmp_path / "back"), device="cpu")).model
+    assert all(torch.equal(value, base[name]) for name, value in back.state_dict().items())
+    down = next(c for c in delta.changes if "down" in c.name)
+    down.new[:, 3] = 0  # a unit's column, hand-made
+    with pytest.raises(GateError, match="suppress"):
+        no_silence(bound, delta, "new")
+    embed(back, delta)
+    back.save_pretrained(tmp_path / "out")
+    with pytest.raises(ReceiptError, match=r"embed_tokens.* not what the"):
+        receipt_check(tmp_path / "out")
 
 
 def test_a_delta_of_a_gguf_file_in_a_folder_is_checked_and_taken_out(tmp_path):

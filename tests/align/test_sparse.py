@@ -10,7 +10,7 @@ from align_tiny import KINDS, batch, build, chosen, weights
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from precise_shield.align.delta import DirectUnits, LoraRows, tuning
+from precise_shield.align.delta import AllParameters, DirectUnits, LoraRows, form_name, tuning
 from precise_shield.align.sparse import SparseDelta, applied, apply, undo
 from precise_shield.core.errors import ReceiptError, StoreError
 from precise_shield.core.sites import NeuronSet, Site
@@ -37,6 +37,7 @@ def equal(one, other):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("form", [*FORMS, AllParameters()], ids=form_name)
 def test_apply_and_undo_are_bit_exact_through_a_file(name, dtype, form, tmp_path):
     trained, fresh = build(name, dtype), build(name, dtype)
     base = weights(fresh)

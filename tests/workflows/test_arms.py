@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import signal
+from dataclasses import replace
 
 import pytest
 import torch
 
+import judged
 import tiny_folders
 from precise_shield.align.amplify import amplified
 from precise_shield.align.delta import DirectUnits
@@ -18,12 +22,14 @@ from precise_shield.core.summary import Condition
 from precise_shield.core.summary.gate import Standing, TrialFacts
 from precise_shield.intervene.edits import intervening, scale
 from precise_shield.models.encoding import encode
+from precise_shield.workflows.align import arms as making
 from precise_shield.workflows.align import pairs
-from precise_shield.workflows.align.arms import configured, make, stored_bytes
+from precise_shield.workflows.align.arms import configured, make, spec_of
 from precise_shield.workflows.align.held_out import validation_rows
 from precise_shield.workflows.align.parts import parts_of
 from precise_shield.workflows.align.plans import arm_names, plans
 from precise_shield.workflows.align.search import matched, search_facts, settle
+from precise_shield.workflows.align.sizes import stored_bytes
 from precise_shield.workflows.align.stage import align
 from precise_shield.workflows.align.stopping import stop_of
 from precise_shield.workflows.base.config import parse_config
@@ -41,7 +47,8 @@ data:
   sources: [{{source: sandbox, limit: 2}}]
   languages: [en]
   modalities: [text]
-  benign_targets: given
+  benign_targets: self
+  benign_tokens: 3
 identify: {{p: 0.1, sweep: [], chosen: all, draws: 19}}
 align:
   max_steps: 2
@@ -74,6 +81,16 @@ def test_every_arm_trains_on_the_same_rows_with_the_same_budget(run, arms):
     assert list(every) == list(arms) == arm_names(run.config.align, parts_of(run))
     rows = {name: [row.id for row in plan.rows] for name, plan in every.items()}
     assert all(ids == rows["aligned"] for ids in rows.values())
+    benign = [row for row in every["aligned"].rows if row.harm == "benign"]
+    given = {row.id: row.target for row in run.data.examples}
+    said = run.own_answers([replace(row, target=given[row.id]) for row in benign])
+    assert [row.target for row in benign] == [said[row.id] for row in benign]
+    assert all(given[row.id] not in (None, said[row.id]) for row in benign)
+    harmful = [row for row in every["aligned"].rows if row.harm == "harmful"]
+    assert all(row.target == given[row.id] for row in harmful)
+    assert {arm.receipt.own_targets for name, arm in arms.items() if every[name].form} == {
+        len(benign)
+    }
     trained = {n: arm.receipt for n, arm in arms.items() if every[n].form is not None}
     assert {receipt.steps for receipt in trained.values()} == {2}
     assert all(receipt.untouched_verified for receipt in trained.values())
@@ -333,6 +350,45 @@ def test_a_transfer_matrix_is_one_line_of_a_configuration(tmp_path, run):
         parts_of(changed("align.transfer=[{by: modality}]"))
     with pytest.raises(ConfigError, match="two trainings on a part of the data are named 'from-"):
         parts_of(changed("align.transfer=[{by: language}, {by: language}]"))
+
+
+def test_a_training_that_was_killed_at_a_look_ends_where_an_unbroken_one_ends(run, monkeypatch):
+    """SIGKILL in the middle, early stop by answers on: no handler, no flush, no farewell."""
+    judged.stub_early_stop(monkeypatch)
+    changes = ["align.arms=[]", "align.zero_shot=[]", "align.max_steps=6", "align.epochs=9",
+               "data.sources.0.limit=4", "align.learning_rate=0.5",
+               "align.early_stop={cells: [all], measure: gap, every: 1, patience: 4}"]  # fmt: skip
+    text = CONFIG.format(model=run.config.model.path)
+
+    def trained(folder, dies_at=None):
+        again = started(parse_config(text, changes), folder, quiet=True)
+        stop, looks = stop_of(again), []
+
+        def look():
+            looks.append(stop.look())
+            if len(looks) == dies_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return looks[-1]
+
+        again.memo["stop"] = dataclasses.replace(stop, look=look)
+        return {arm.condition.name: arm for arm in align(again)}, looks
+
+    often = spec_of
+    monkeypatch.setattr(making, "spec_of", lambda *a: replace(often(*a), checkpoint_every=1))
+    whole, every = trained(run.folder.parent / "whole")
+    child = os.fork()
+    if child == 0:
+        try:
+            trained(run.folder.parent / "killed", dies_at=3)
+        finally:
+            os._exit(1)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    resumed, left = trained(run.folder.parent / "killed")
+    assert 0 < len(left) < len(every), "it went on, and did not begin again"
+    for name, arm in whole.items():
+        assert arm.receipt.validations == resumed[name].receipt.validations
+        assert arm.stored.written == resumed[name].stored.written
+    assert len(set(whole["aligned"].receipt.validations)) > 1
 
 
 def test_every_arm_stops_by_the_same_cell_and_says_at_which_step(run):

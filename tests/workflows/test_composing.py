@@ -10,7 +10,9 @@ import transformers as hf
 
 from precise_shield.align.sparse import SparseDelta, applied
 from precise_shield.core.errors import GateError, ReceiptError, StoreError
+from precise_shield.core.summary import GateFacts
 from precise_shield.workflows.align.arms import Arm
+from precise_shield.workflows.align.sealing import sealed
 from precise_shield.workflows.base.sections.model import ModelSection
 from precise_shield.workflows.handing.deltas import apply, receipt_check, undo
 from precise_shield.workflows.handing.export import card_of, export, passport
@@ -40,8 +42,9 @@ def two(finished, tmp_path_factory):
     delta = SparseDelta.load(path)
     arm = Arm(condition, delta.neurons, receipt, path, path.parent.name)
     facts = summary.gate[0]
-    kept = [limit.model_copy(update={"kept": True}) for limit in facts.limits]
-    facts = facts.model_copy(update={"limits": kept, "weaker": None})
+    kept = [limit.model_copy(update={"kept": True, "value": limit.limit}) for limit in facts.limits]
+    judged = {"limits": kept, "weaker": None, "judged": arm.stored.digest}
+    facts = sealed(facts.model_copy(update=judged))
     card = card_of(summary, arm, facts)
     recipe = passport(delta.recipe, arm.stored, card, facts)
     dataclasses.replace(delta, recipe=recipe).save(out / "two.safetensors")
@@ -92,11 +95,16 @@ def test_a_second_delta_is_held_against_its_own_gate_too(two, model_folder, tmp_
         return path
 
     gate, receipt = delta.recipe["gate"], delta.recipe["receipt"]
-    weaker = beside("weaker", gate={**gate, "weaker": "attack success rose"})
+
+    def forged(**changed):
+        return sealed(GateFacts.model_validate({**gate, **changed})).model_dump(mode="json")
+
+    edited = beside("edited", gate={**gate, "weaker": None, "split": "test"})
+    weaker = beside("weaker", gate=forged(weaker="attack success rose"))
     damped = {**receipt, "receipt": {**receipt["receipt"], "form": "damped"}}
     safer = {**gate["aligned"], "attack_success": 0.0, "gap": 1.0}
     base = {**gate["base"], "attack_success": 1.0, "gap": 0.0}
-    damping = beside("damping", receipt=damped, gate={**gate, "aligned": safer, "base": base})
+    damping = beside("damping", receipt=damped, gate=forged(aligned=safer, base=base))
     silent = dataclasses.replace(delta.changes[0], new=torch.zeros_like(delta.changes[0].new))
     silencing = tmp_path / "silencing"
     dataclasses.replace(delta, changes=(silent, *delta.changes[1:])).save(silencing)
@@ -107,6 +115,7 @@ def test_a_second_delta_is_held_against_its_own_gate_too(two, model_folder, tmp_
         (damping, GateError, "goes into its base model alone"),
         (silencing, GateError, "suppresses neurons"),
         (tmp_path / "ungated", StoreError, "how its model fared"),
+        (edited, StoreError, "gate was changed after it was measured"),
     ]:
         with pytest.raises(error, match=words):
             apply(one, section(model_folder), tmp_path / "out", beside=[path], force=True)

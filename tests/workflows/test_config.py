@@ -43,6 +43,24 @@ def test_every_key_has_a_sentence_of_its_own():
 
 
 @pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (
+            ["evaluate.audit=true"],
+            "'evaluate.audit_bits' rounds weights, and 'model.quantise: 4bit'",
+        ),
+        (["align.arms=[full]", "align.full=all"], "'align.full: all' trains every parameter"),
+    ],
+)
+def test_keys_that_cannot_go_together_are_refused_before_anything_is_loaded(changes, sentence):
+    with pytest.raises(ConfigError) as error:
+        parse_config(LEAST, [*changes, "model.quantise=4bit"])
+    assert sentence in str(error.value)
+    parse_config(LEAST, [*changes, "model.quantise=none"])
+    parse_config(LEAST, ["evaluate.audit=true", "evaluate.audit_bits=[]", "model.quantise=4bit"])
+
+
+@pytest.mark.parametrize(
     ("change", "sentence"),
     [
         ("identify.postion=last_prompt", "unknown key 'identify.postion'. Did you mean 'position'"),

@@ -20,6 +20,7 @@ from precise_shield.core.errors import (
     ReceiptError,
     StoreError,
 )
+from precise_shield.workflows.align.sealing import must_be_of, sealed
 from precise_shield.workflows.handing import export as exporting
 from precise_shield.workflows.handing import hub as hubs
 from precise_shield.workflows.handing.export import export
@@ -34,9 +35,8 @@ def passed(finished, tmp_path_factory):
     """Every kind of export, as if the random model had kept every limit."""
     run, summary = finished
     facts = summary.gate[0]
-    good = facts.model_copy(
-        update={"limits": [x.model_copy(update={"kept": True}) for x in facts.limits]}
-    )
+    met = [x.model_copy(update={"kept": True, "value": x.limit}) for x in facts.limits]
+    good = sealed(facts.model_copy(update={"limits": met}))
     out = tmp_path_factory.mktemp("passed")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exporting, "gate", lambda *_: good)
@@ -104,7 +104,7 @@ def read_delta_path(finished):
     return finished[1].receipts[0].delta
 
 
-def test_nothing_goes_without_its_card_or_changed_since_its_gate(passed, hub, tmp_path):
+def test_nothing_goes_without_its_card_or_changed_since_its_gate(finished, passed, hub, tmp_path):
     for name in ("card", "weights", "more"):
         shutil.copytree(passed / "merged", tmp_path / name)
     (tmp_path / "card" / "README.md").write_text("# my model")
@@ -124,6 +124,22 @@ def test_nothing_goes_without_its_card_or_changed_since_its_gate(passed, hub, tm
         (kept / name).write_bytes(b"another model")
         with pytest.raises(StoreError, match=f"{name} is not among the files"):
             push(kept, NAME)
+    run, summary = finished
+    for name, words, edit in [
+        ("kept", "gate was changed after it", lambda g: g["limits"][0].update(value=-9.0)),
+        ("figure", "gate was changed after it", lambda g: g["aligned"].update(gap=1.0)),
+        ("swapped", "judged another alignment", lambda g: g.update(judged="0" * 64)),
+        ("older", "an older version wrote it", lambda g: g.update(digest=None)),
+    ]:
+        shutil.copytree(passed / "peft", tmp_path / name)
+        told = json.loads((tmp_path / name / "gate.json").read_text())
+        edit(told["gate"])
+        (tmp_path / name / "gate.json").write_text(json.dumps(told))
+        with pytest.raises(StoreError, match=words):
+            push(tmp_path / name, NAME)
+    with pytest.raises(StoreError, match="holds other figures than its gate"):
+        push(passed / "delta", NAME, run=run.folder)  # the limits were met by hand
+    must_be_of(summary.gate[0], run.folder, "the run's own")
     shutil.copytree(passed / "peft", tmp_path / "scaled")
     config = tmp_path / "scaled" / "adapter_config.json"
     told = json.loads(config.read_text())

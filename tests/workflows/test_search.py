@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -43,6 +44,7 @@ align:
   batch_size: 4
   random_seeds: 2
   arms: [full]
+  full: all
   gate: {{per_cell: 1}}
   search: {{trials: 3, p: [0.1, 0.4], learning_rate: [0.001, 0.1], rank: [2, 4]}}
 evaluate: {{max_new_tokens: 2, kl_rows: 2}}
@@ -206,8 +208,14 @@ def test_the_arms_are_trained_with_what_was_picked(searched):
         receipt = receipts[trial.arm]
         assert receipt.learning_rate == trial.settings["learning_rate"]
         assert receipt.neurons == trial.neurons
+        assert receipt.everything == (trial.arm == "full")
         if trial.arm != "full":
             assert receipt.rank == trial.settings["rank"]
+        else:
+            assert receipt.trained_with_a == receipt.model_parameters
+    (picked,) = (t for t in facts.trials if t.picked and t.arm == "aligned")
+    assert picked.settings["p"] == run.config.identify.p != 0.2, "explain and verify follow it"
+    assert len(identify(run).neurons) == picked.neurons
     first, second = (receipts[f"random-rows-{seed}"] for seed in (0, 1))
     assert (first.learning_rate, first.rank, first.neurons) == (
         second.learning_rate, second.rank, second.neurons,
@@ -237,9 +245,19 @@ def test_the_search_and_the_gate_share_no_group(searched):
     held = gate(run, align(run)[0])
     assert (held.apart, held.groups) == (True, len(groups["gate"]))
     assert "no search or early stop picked on" in held.asked_of
+    everything = {row.group for row in run.examples("validation")}
     off = opened(run.config.model.path, run.folder, "align.search={}")
-    everything = {row.group for row in off.examples("validation")}
+    seen = {row.group for row in validation_prompts(run, "search")}
+    assert {row.group for row in validation_rows(off)} == everything - seen, "it saw them here"
+    assert gate(off, align(run)[0]).apart
+    off = opened(run.config.model.path, run.folder.parent / "other", "align.search={}")
     assert {row.group for row in validation_rows(off)} == everything
+    away = off.config.model_copy(deep=True)
+    away.align.gate.apart = True
+    off.config = away
+    assert {row.group for row in validation_rows(off)} == {
+        row.group for row in validation_rows(run)
+    }
     halved = [{row.group for row in validation_rows(run, part)} for part in ("gate", "search")]
     assert halved[0] | halved[1] == everything
     assert not halved[0] & halved[1]
@@ -284,8 +302,9 @@ def test_the_command_makes_up_a_space_and_shows_fronts(searched):
     shown = searching.fronts(opened(run.config.model.path, run.folder))
     assert shown["picked"] == {t.arm: t.settings for t in facts.trials if t.picked}
     assert {row["keeps_all_limits"] for row in shown["fronts"]["aligned"]} == {False}
-    kept = shown["to take it up, put into the configuration"]["align"]["search"]
-    assert SearchSection(**kept) == run.config.align.search
+    (change,) = re.findall(r"--set '(align\.search=.*?)'", shown["to take it up"])
+    taken = opened(run.config.model.path, run.folder, "align.search={}", change)
+    assert taken.config.align.search == run.config.align.search
     json.dumps(shown)
 
 

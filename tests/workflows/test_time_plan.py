@@ -119,7 +119,9 @@ def test_a_search_and_what_has_no_price_are_counted(config_text, planned, tmp_pa
 
 
 def test_own_answers_are_counted_once_for_each_set_of_rows(config_text, tmp_path):
-    run = probing(config_text, tmp_path, "data.benign_targets=self", "data.benign_tokens=7")
+    run = probing(
+        config_text, tmp_path, "data.benign_targets=self_where_missing", "data.benign_tokens=7"
+    )
     bare = [replace(row, target=None) if row.harm == "benign" else row for row in run.data.examples]
     run.__dict__["data"] = Loaded(bare, [])
     work = {each.what: each for each in work_of(run)}

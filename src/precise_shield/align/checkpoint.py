@@ -32,6 +32,8 @@ class Progress:
     best: dict[str, Tensor] = field(default_factory=dict)
     """Parameters at the best validation; empty before the first."""
     finished: bool = False
+    processes: int = 1
+    """How many shared the steps: with others the same sums would round otherwise."""
 
     @property
     def stale(self) -> int:
@@ -78,15 +80,16 @@ def checkpoint_step(path: Path) -> int:
 
 
 def load_checkpoint(
-    path: Path, run: str, module: nn.Module, optimizer: torch.optim.AdamW
+    path: Path, run: str, module: nn.Module, optimizer: torch.optim.AdamW, processes: int = 1
 ) -> Progress:
     """Put parameters and optimiser state back; a missing file is the start of a run.
 
     Raises:
-        StoreError: the file is broken, or belongs to a run with other settings.
+        StoreError: the file is broken, belongs to a run with other settings, or to an unfinished
+            one of another number of processes.
     """
     if not path.exists():
-        return Progress()
+        return Progress(processes=processes)
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {})[FORMAT])
@@ -102,6 +105,12 @@ def load_checkpoint(
         )
     best = {k.removeprefix("best/"): v for k, v in tensors.items() if k.startswith("best/")}
     progress = Progress(best=best, **header)
+    if progress.processes != processes and not progress.finished:
+        raise StoreError(
+            f"{path} holds {progress.step} steps that {progress.processes} processes shared, and"
+            f" {processes} would go on with other roundings. Start with {progress.processes}"
+            " (torchrun --nproc-per-node), or delete the file to train afresh."
+        )
     if progress.step:
         restore(module, {name: tensors[f"now/{name}"] for name, _ in module.named_parameters()})
         for name, parameter in module.named_parameters():

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor, nn
 
 from precise_shield.align.expert_parts import ExpertLora, ExpertPart, expert_part
+from precise_shield.align.parts import AllParameters as AllParameters
 from precise_shield.align.parts import DirectUnits as DirectUnits
 from precise_shield.align.parts import Form as Form
 from precise_shield.align.parts import LoraRows as LoraRows
-from precise_shield.align.parts import Part, part_of
+from precise_shield.align.parts import Part, form_slices, part_of
 from precise_shield.align.parts import RowLora as RowLora
 from precise_shield.align.parts import form_name as form_name
-from precise_shield.align.slices import fingerprint, slices_of
+from precise_shield.align.slices import UnitSlices, fingerprint
 from precise_shield.align.sparse import Change, SparseDelta
+from precise_shield.align.whole import Standing, WholeTensor
 from precise_shield.core.errors import NumericError, ReceiptError
 from precise_shield.core.sites import NeuronSet
 from precise_shield.models.bind import BoundModel
@@ -28,7 +30,7 @@ from precise_shield.models.taps import SidePath, expert_paths, side_paths
 
 @dataclass(frozen=True)
 class DeltaCounts:
-    """How much is trained. In the direct form both figures are the whole delta."""
+    """How much is trained. Without a LoRA both figures are the whole delta."""
 
     trained_b_rows: int
     """Entries of the rows of B alone."""
@@ -47,9 +49,10 @@ class Deltas(nn.Module):
         super().__init__()
         self.bound, self.neurons, self.form, self.seed = bound, neurons, form, seed
         self.parts = nn.ModuleList(
-            expert_part(slices, form, seed) if slices.stacked else part_of(slices, form, seed)
-            for slices in slices_of(bound, neurons, form.roles)
+            _part(slices, form, seed) for slices in form_slices(bound, neurons, form)
         )
+        every = [part for part in self.parts if isinstance(part, WholeTensor)]
+        self.standing = Standing(bound, every) if every else None
         self._on = True
         self._delta: SparseDelta | None = None
         self._start = [fingerprint(part.slices.read()) for part in self._all()]
@@ -58,7 +61,7 @@ class Deltas(nn.Module):
     def counts(self) -> DeltaCounts:
         """Trained entries, counted on the parameters themselves."""
         seen = sum(p.numel() for p in self.parameters() if p.requires_grad)
-        if isinstance(self.form, DirectUnits):
+        if not isinstance(self.form, LoraRows):
             return DeltaCounts(seen, seen)
         rows = sum(p.b.numel() for p in self._all() if isinstance(p, RowLora | ExpertLora))
         return DeltaCounts(rows, seen)
@@ -72,11 +75,18 @@ class Deltas(nn.Module):
     @contextmanager
     def off(self) -> Iterator[None]:
         """The base model, for the length of the block: no second copy is needed."""
-        was, self._on = self._on, False
+        was = self._on
+        self._switch(False)
         try:
             yield
         finally:
-            self._on = was
+            self._switch(was)
+
+    def _switch(self, on: bool) -> None:
+        self._on = on
+        if self.standing is not None:
+            self.standing.on = on
+            self.standing.follow()  # a backward pass may run blocks again before the next pass
 
     def sparse(self) -> SparseDelta:
         """Old and new values of every slice, once the block of `tuning` has ended well.
@@ -98,7 +108,7 @@ class Deltas(nn.Module):
         """For each projection, what it has to add to its output."""
         found: dict[nn.Module, list[Part]] = {}
         for part in self._all():
-            if not isinstance(part, ExpertPart):
+            if not isinstance(part, ExpertPart | WholeTensor):
                 for module in part.slices.modules:
                     found.setdefault(module, []).append(part)
 
@@ -171,12 +181,20 @@ class Deltas(nn.Module):
         return [part for part in self.parts if isinstance(part, Part)]
 
 
+def _part(slices: UnitSlices, form: Form, seed: int) -> Part:
+    if isinstance(form, AllParameters):
+        return WholeTensor(slices, form)
+    return expert_part(slices, form, seed) if slices.stacked else part_of(slices, form, seed)
+
+
 @contextmanager
 def tuning(bound: BoundModel, neurons: NeuronSet, form: Form, seed: int) -> Iterator[Deltas]:
     """Freeze the model, and yield the part that may learn, added beside it.
 
     A transaction. Leave the block normally and the slices become `W + delta`, summed in
-    float32 and rounded once; leave it by an exception and no weight was touched.
+    float32 and rounded once; leave it by an exception and no weight was touched. With
+    `AllParameters` sums stand in for the parameters meanwhile, so that a module's own attribute is
+    no `nn.Parameter` inside the block.
     `requires_grad` flags are put back either way.
 
     >>> with tuning(bind(model), neurons, LoraRows(), seed=0) as deltas:   # doctest: +SKIP
@@ -192,7 +210,8 @@ def tuning(bound: BoundModel, neurons: NeuronSet, form: Form, seed: int) -> Iter
     flags = [(parameter, parameter.requires_grad) for parameter in bound.model.parameters()]
     try:
         bound.model.requires_grad_(False)
-        with side_paths(deltas.paths()), expert_paths(bound.model, deltas.ears()):
+        standing = nullcontext() if deltas.standing is None else deltas.standing.within()
+        with side_paths(deltas.paths()), expert_paths(bound.model, deltas.ears()), standing:
             yield deltas
         deltas.merge()
     finally:

@@ -12,7 +12,6 @@ from torch.nn import functional as F
 
 from precise_shield.align.parts import (
     DirectUnits,
-    Form,
     LoraRows,
     Part,
     parameter_of,
@@ -119,7 +118,7 @@ class ExpertLora(ExpertPart):
         return torch.cat(rows) * self.scaling
 
 
-def expert_part(slices: UnitSlices, form: Form, seed: int) -> ExpertPart:
+def expert_part(slices: UnitSlices, form: LoraRows | DirectUnits, seed: int) -> ExpertPart:
     """The part that learns one stacked weight in the given form."""
     if isinstance(form, LoraRows):
         return ExpertLora(slices, form, seed)

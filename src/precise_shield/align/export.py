@@ -42,8 +42,8 @@ send it prompts. It is no content filter, and it is not safe in general.
   attacks and longer conversations may fare worse than the base model.
 - **Refusing everything also lowers an attack's success.** Read refusals of benign requests
   beside it.
-- **Whoever holds the weights can undo this.** The change is sparse: comparing these weights
-  with the base model's shows all of it, and a few fine-tuning steps can remove it.
+- **Whoever holds the weights can undo this.** Comparing these weights with the base model's
+  shows all of the change, and a few fine-tuning steps can remove it.
 - **The base model's licence and limits still hold.**
 """
 
@@ -75,6 +75,11 @@ class Card:
             "damped": "softly suppressed, without training",
         }
         done = untrained.get(receipt.form, "trained to refuse harmful requests")
+        who = f"{receipt.neurons:,} neurons"
+        rest = "Every other weight is bit for bit the\nbase model's"
+        if receipt.everything:
+            who = "all of its parameters"
+            rest = "No weight was held fixed, so\nonly tables outside training are unchanged"
         recipe = yaml.safe_dump(dict(self.recipe), sort_keys=False, allow_unicode=True)
         return f"""---
 {yaml.safe_dump(front, sort_keys=False).strip()}
@@ -82,10 +87,9 @@ class Card:
 
 # {self.title}
 
-`{self.base}`{revision} with {receipt.neurons:,} neurons {done}.
+`{self.base}`{revision} with {who} {done}.
 {receipt.trained_with_a:,} parameters were trained ({trained:.3%} of the model's size) and
-{receipt.changed_weights:,} weights differ ({share:.3%}). Every other weight is bit for bit the
-base model's; `receipt.json` holds the proof.
+{receipt.changed_weights:,} weights differ ({share:.3%}). {rest}; `receipt.json` holds the proof.
 
 ## Measured
 

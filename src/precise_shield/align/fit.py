@@ -95,9 +95,10 @@ def fit(
 
     The model's own train or eval mode stays as the caller set it; only LoRA's dropout is
     switched. Runs that were killed continue from `checkpoint`, if it is there, and end bit for
-    bit where an uninterrupted run ends. Under `torchrun` (torch.distributed set up, the same
-    model and batches in every process) each process takes its share of a step's passes, and
-    the result is that of one process. With `validate` the deltas end at the best validation.
+    bit where an uninterrupted run ends, with as many processes as had begun. Under `torchrun`
+    (torch.distributed set up, the same model and batches in every process) each process takes its
+    share of a step's passes, and the result is that of one process. With `validate` the deltas
+    end at the best validation.
 
     With `cache` the frozen part below the lowest trained block, pictures included, and the base
     model's answers are computed once a row. Losses and weights are those without it: bit for bit
@@ -192,9 +193,10 @@ class _Run:
         return self.progress.finished or self.progress.step >= self.total
 
     def _resume(self) -> Progress:
+        team = self.crew.size
         if self.checkpoint is None:
-            return Progress()
-        return load_checkpoint(self.checkpoint, self.run, self.deltas, self.optimizer)
+            return Progress(processes=team)
+        return load_checkpoint(self.checkpoint, self.run, self.deltas, self.optimizer, team)
 
     def _save(self) -> None:
         if self.checkpoint is not None and self.crew.leads:
@@ -300,7 +302,7 @@ class _Run:
         spec, progress = self.spec, self.progress
         due = progress.step % spec.validate_every == 0 if spec.validate_every else epoch_ends
         if self.validate is not None and (due or progress.step == self.total):
-            figure = float(self.validate())
+            figure = self.crew.as_leader(float(self.validate()))  # all go on, or none
             if not math.isfinite(figure):
                 raise NumericError(
                     f"validation after step {progress.step} gave {figure}. A cell of it is empty"

@@ -5,16 +5,19 @@ from __future__ import annotations
 import hashlib
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from precise_shield.align.slices import UnitSlices
+from precise_shield.align.slices import UnitSlices, slices_of, whole_tensors
 from precise_shield.core.errors import ConfigError
+from precise_shield.core.sites import NeuronSet
+from precise_shield.models.bind import BoundModel
 from precise_shield.models.packed import seen
 from precise_shield.models.units import Role
 
@@ -81,12 +84,57 @@ class DirectUnits:
         return (*self.parts, *_ATTENTION)
 
 
-Form = LoraRows | DirectUnits
+@dataclass(frozen=True)
+class AllParameters:
+    """A delta of every parameter of the model: full fine-tuning, whatever the neurons.
+
+    Embeddings, norms, biases, the output head and other towers included; a tied parameter once.
+    """
+
+    master: Master = "float32"
+
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        """None: it is no matter of what a weight does for a unit."""
+        return ()
+
+
+Form = LoraRows | DirectUnits | AllParameters
+
+
+FORM_NAMES: dict[type[Form], str] = {
+    LoraRows: "lora_rows",
+    DirectUnits: "direct_units",
+    AllParameters: "all_parameters",
+}
 
 
 def form_name(form: Form) -> str:
-    """What receipts and files call the form: `lora_rows` or `direct_units`."""
-    return "lora_rows" if isinstance(form, LoraRows) else "direct_units"
+    """What receipts and files call the form."""
+    return FORM_NAMES[type(form)]
+
+
+def form_of(name: str, settings: Mapping[str, Any]) -> Form:
+    """The form of a name and its settings, as JSON holds them.
+
+    Raises:
+        KeyError: there is none of this name.
+    """
+    kinds = {name: kind for kind, name in FORM_NAMES.items()}
+    lists = {key: tuple(v) if isinstance(v, list) else v for key, v in settings.items()}
+    made: Form = kinds[name](**lists)
+    return made
+
+
+def form_slices(bound: BoundModel, neurons: NeuronSet, form: Form) -> tuple[UnitSlices, ...]:
+    """Every slice that training `neurons` in this form may move, one entry a weight.
+
+    Raises:
+        EmptySetError, ConfigError, LayoutMismatchError, UnsupportedModelError: as `slices_of`.
+    """
+    if isinstance(form, AllParameters):
+        return whole_tensors(bound)
+    return slices_of(bound, neurons, form.roles)
 
 
 def parameter_of(value: Tensor, like: Tensor, master: Master) -> nn.Parameter:
@@ -182,8 +230,6 @@ class DirectSlices(Part):
         return self.d.detach().to(torch.promote_types(self.d.dtype, torch.float32))
 
 
-def part_of(slices: UnitSlices, form: Form, seed: int) -> Part:
+def part_of(slices: UnitSlices, form: LoraRows | DirectUnits, seed: int) -> Part:
     """The part that learns one weight in the given form."""
-    if isinstance(form, LoraRows):
-        return RowLora(slices, form, seed)
-    return DirectSlices(slices, form)
+    return RowLora(slices, form, seed) if isinstance(form, LoraRows) else DirectSlices(slices, form)

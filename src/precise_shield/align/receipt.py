@@ -11,8 +11,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from precise_shield.align.delta import DeltaCounts, DirectUnits, Form, LoraRows, form_name
-from precise_shield.align.slices import fingerprint, slices_of
+from precise_shield.align.delta import DeltaCounts
+from precise_shield.align.parts import AllParameters, Form, form_name, form_of, form_slices
+from precise_shield.align.slices import fingerprint
 from precise_shield.align.sparse import SparseDelta
 from precise_shield.core.errors import DataError, ReceiptError, StoreError
 from precise_shield.core.sites import NeuronSet
@@ -41,6 +42,7 @@ class Seal:
 def seal(bound: BoundModel, neurons: NeuronSet, form: Form) -> Seal:
     """Hash everything that tuning `neurons` in this form must leave alone.
 
+    Where all parameters train, that is the model's saved buffers and every parameter's shape.
     Reads every weight once, a chunk at a time; nothing is copied whole. Buffers that are not
     saved with a model (tables computed from its configuration) are left out: no change of
     theirs can reach a checkpoint.
@@ -50,7 +52,7 @@ def seal(bound: BoundModel, neurons: NeuronSet, form: Form) -> Seal:
         LayoutMismatchError: the neurons are not this model's.
     """
     model = bound.model
-    slices = {one.name: one for one in slices_of(bound, neurons, form.roles)}
+    slices = {one.name: one for one in form_slices(bound, neurons, form)}
     saved = model.state_dict(keep_vars=True).keys()
     tensors: dict[str, str] = {}
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
@@ -150,6 +152,7 @@ def make_receipt(
         learning_rate=learning_rate,
         final_loss=final_loss,
         quantised=bits_of(bound.model),
+        everything=isinstance(form, AllParameters),
     )
 
 
@@ -163,6 +166,12 @@ class StoredReceipt:
     form: Form
     written: Mapping[str, str] = field(default_factory=dict)
     """SHA-256 of the changed slices of each weight, after the change."""
+
+    @property
+    def digest(self) -> str:
+        """One SHA-256 of what the alignment wrote, and of everything that it left alone."""
+        lines = [f"{name} {value}" for name, value in sorted(self.written.items())]
+        return hashlib.sha256("\n".join([self.seal.digest, *lines]).encode()).hexdigest()
 
     def check(self, bound: BoundModel) -> None:
         """Compare a model, merged or base, with the receipt.
@@ -182,7 +191,7 @@ class StoredReceipt:
         Raises:
             ReceiptError: a slice holds something else; its weight is named.
         """
-        for one in slices_of(bound, self.neurons, self.form.roles):
+        for one in form_slices(bound, self.neurons, self.form):
             if fingerprint(one.read()) != self.written.get(one.name):
                 raise ReceiptError(
                     f"the chosen neurons' slices of {one.name} are not what the alignment wrote."
@@ -235,15 +244,11 @@ class StoredReceipt:
                     f" {SCHEMA_VERSION}. Use the version that wrote it."
                 )
             form = dict(content["form"])
-            if form.pop("name") == "lora_rows":
-                made: Form = LoraRows(**form)
-            else:
-                made = DirectUnits(**{**form, "parts": tuple(form["parts"])})
             return cls(
                 Receipt(**content["receipt"]),
                 Seal(content["untouched_sha256"]),
                 NeuronSet.from_json(content["neurons"]),
-                made,
+                form_of(form.pop("name"), form),
                 content.get("written_sha256", {}),
             )
         except (ValueError, KeyError, TypeError, DataError, ValidationError) as error:

@@ -20,12 +20,15 @@ from precise_shield.core.errors import (
 )
 from precise_shield.core.sites import NeuronSet, Site
 from precise_shield.models.bind import BoundModel, OwnedWeight, Role
-from precise_shield.models.held import is_offloaded, whole
-from precise_shield.models.packed import seen
+from precise_shield.models.held import is_offloaded, is_sharded, whole
+from precise_shield.models.packed import bits_of, seen
 from precise_shield.models.units import WRITING, read_rows, unit_major, write_rows
 
 Side = Literal["out", "in"]
 """`out`: a unit is one output of the projection (gate, up, query). `in`: one input of it (down)."""
+
+WHOLE = -1
+"""In the place of a dimension that counts units: all of a tensor, seen by its rows."""
 
 TRAINABLE = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _CHUNK = 2**24
@@ -49,7 +52,7 @@ class UnitSlices:
 
     dim: int
     """The weight's dimension that counts units: 0 or 1, transposed in a `Conv1D`; 1 or 2 of
-    stacked experts; 0 of a bias."""
+    stacked experts; 0 of a bias. `WHOLE` where all of a tensor moves, whatever its shape."""
 
     index: tuple[int, ...]
     """Strictly increasing positions along `dim`, offsets of fused weights included. In stacked
@@ -71,7 +74,7 @@ class UnitSlices:
     @property
     def fan(self) -> int:
         """Length of one slice: inputs of a row, outputs of a column, 1 of a bias."""
-        return int(unit_major(seen(self.weight), self.dim).shape[-1])
+        return int(lines_of(seen(self.weight), self.dim).shape[-1])
 
     def read(self) -> Float[Tensor, "units fan"]:
         """A copy of the slices, one a row whatever the weight's orientation."""
@@ -82,8 +85,17 @@ class UnitSlices:
         write_slices(self.weight, self.dim, self.index, values)
 
 
+def lines_of(weight: Tensor, dim: int) -> Tensor:
+    """A view of a weight whose last dimension is one slice long: `[*experts, units, fan]`."""
+    if dim == WHOLE:
+        return weight.reshape(len(weight) if weight.dim() else 1, -1)
+    return unit_major(weight, dim)
+
+
 def read_slices(weight: Tensor, dim: int, index: tuple[int, ...]) -> Float[Tensor, "units fan"]:
     """Copy slices of a weight, one a row of the result."""
+    if dim == WHOLE:
+        return lines_of(whole(weight).detach(), dim).clone()
     return read_rows(weight, dim, index).contiguous()
 
 
@@ -96,7 +108,40 @@ def write_slices(
             f"values of {values.dtype} do not fit a weight of {seen(weight).dtype}."
             " Load the model in the dtype the values were made in."
         )
+    if dim == WHOLE:
+        with torch.no_grad():
+            weight.copy_(values.view(weight.shape))
+        return
     write_rows(weight, dim, index, values)
+
+
+def whole_tensors(bound: BoundModel) -> tuple[UnitSlices, ...]:
+    """Every parameter of a model as one entry, in model order; one that modules share once.
+
+    Raises:
+        UnsupportedModelError: the model is quantised, offloaded, or shared out among processes.
+    """
+    model = bound.model
+    held = "quantised" if bits_of(model) else "offloaded" if is_offloaded(model) else ""
+    if held or is_sharded(model):
+        raise UnsupportedModelError(
+            f"all parameters cannot be trained where the model is {held or 'sharded'}: each has to"
+            " lie whole, in 16 bits or more, on a device. Set align.full: searched, or load the"
+            " model otherwise (model.quantise, model.device_map, model.shard)."
+        )
+    holders = holders_of(model)
+    found = []
+    for name, parameter in model.named_parameters():
+        if parameter.dtype not in TRAINABLE:
+            raise UnsupportedModelError(
+                f"{name} is stored as {parameter.dtype}; exact deltas need 16 bits or more."
+                " Load the model in bfloat16 or float32."
+            )
+        sharing = holders[id(parameter)]
+        rows = tuple(range(len(lines_of(parameter, WHOLE))))
+        modules = tuple(module for module, _ in sharing)
+        found.append(UnitSlices(name, modules, "out", WHOLE, rows, sharing[0][1]))
+    return tuple(found)
 
 
 def slices_of(
@@ -154,7 +199,7 @@ def slices_of(
             f" roles {', '.join(roles)} and would stay as they are. Train them in the direct form"
             " (align.form: direct), or choose a set without them."
         )
-    holders = _holders(bound.model)
+    holders = holders_of(bound.model)
     order = [name for name, _ in bound.model.named_parameters() if name in rows]
     return tuple(_slices(owners[name], rows[name], holders) for name in order)
 
@@ -184,7 +229,8 @@ def _side(own: OwnedWeight) -> Side:
     return "in" if own.role in WRITING else "out"
 
 
-def _holders(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
+def holders_of(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
+    """Every place of each parameter, by its `id`: the module that holds it, and its name there."""
     found: dict[int, list[tuple[nn.Module, str]]] = {}
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
@@ -213,8 +259,11 @@ def _bits(tensor: Tensor) -> Tensor:
 def fingerprint(tensor: Tensor, dim: int = 0, masked: tuple[int, ...] = ()) -> str:
     """SHA-256 of a tensor's shape, dtype and bits, with the slices `masked` along `dim` left out.
 
-    Streams: never more than a chunk of rows is copied, whatever device the tensor is on.
+    Streams: never more than a chunk of rows is copied, whatever device the tensor is on. With
+    `dim` `WHOLE` all of it is left out: shape and dtype alone are hashed.
     """
+    if dim == WHOLE:
+        return hashlib.sha256(f"{tuple(tensor.shape)} {tensor.dtype} whole".encode()).hexdigest()
     digest = hashlib.sha256(f"{tuple(tensor.shape)} {tensor.dtype} {dim} {masked}".encode())
     for part in _row_chunks(whole(tensor).detach(), dim, masked):
         digest.update(_bits(part.cpu()).numpy().data)

@@ -8,16 +8,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from precise_shield.align.headed import headed, packed, save_headed, unpacked
-from precise_shield.align.slices import changed, fingerprint, read_slices, same_bits, write_slices
-from precise_shield.core.errors import ReceiptError
+from precise_shield.align.slices import (
+    WHOLE,
+    changed,
+    fingerprint,
+    lines_of,
+    read_slices,
+    same_bits,
+    write_slices,
+)
+from precise_shield.core.errors import GateError, ReceiptError
 from precise_shield.core.sites import NeuronSet
 from precise_shield.models.bind import BoundModel
 from precise_shield.models.packed import seen
-from precise_shield.models.units import unit_major
 
 SCHEMA_VERSION = 1
 FORMAT = "precise-shield-delta"
@@ -34,6 +42,7 @@ class Change:
     name: str
     """Dotted name of the weight in `model.named_parameters()`."""
     dim: int
+    """Dimension that counts slices; -1 where all of the weight changed, row by row."""
     index: tuple[int, ...]
     old: Float[Tensor, "units fan"]
     new: Float[Tensor, "units fan"]
@@ -52,7 +61,7 @@ class SparseDelta:
     changes: tuple[Change, ...]
     neurons: NeuronSet
     form: str
-    """`lora_rows` or `direct_units`."""
+    """`lora_rows`, `direct_units` or `all_parameters`."""
     rank: int
     """0 for the direct form."""
     recipe: Mapping[str, Any] = field(default_factory=dict)
@@ -153,6 +162,30 @@ def expect(bound: BoundModel, delta: SparseDelta, values: Literal["old", "new"])
         _expect(weights, change, values)
 
 
+def no_silence(bound: BoundModel, delta: SparseDelta, side: Literal["old", "new"]) -> None:
+    """Refuse to put in values with which a neuron's slices all become zero: that suppresses it.
+
+    Where all of a weight changed, that is a matter of weights that units own: a padding token's
+    embedding, say, is zero at birth.
+
+    Raises:
+        GateError: some would; the weight is named.
+    """
+    owned = {own.name for spot in bound.sites.values() for own in spot.owned}
+    for change in delta.changes:
+        if change.dim == WHOLE and change.name not in owned:
+            continue
+        after, before = (change.new, change.old) if side == "new" else (change.old, change.new)
+        silenced = (after == 0).all(1) & (before != 0).any(1)
+        if change.dim == WHOLE and len(after) > 1:  # a unit may be a column of it
+            silenced = torch.cat([silenced, (after == 0).all(0) & (before != 0).any(0)])
+        if bool(torch.any(silenced)):
+            raise GateError(
+                f"{int(silenced.sum())} slices of {change.name} would become zero: that suppresses"
+                " neurons, and a suppressed model is never written."
+            )
+
+
 def _replace(bound: BoundModel, delta: SparseDelta, expected: Literal["old", "new"]) -> None:
     expect(bound, delta, expected)
     weights = dict(bound.model.named_parameters())
@@ -174,7 +207,7 @@ def _expect(
     weight = weights[change.name]
     shown = seen(weight)
     want = change.old if expected == "old" else change.new
-    view = unit_major(shown, change.dim) if change.dim < shown.dim() else shown.flatten()[None]
+    view = lines_of(shown, change.dim) if change.dim < shown.dim() else shown.flatten()[None]
     shape = [len(change.index), int(view.shape[-1])]
     if list(want.shape) != shape or change.index[-1] >= view.numel() // view.shape[-1]:
         raise ReceiptError(

@@ -75,7 +75,7 @@ def export(
     limits = {each.name: f"{'kept' if each.kept else 'broken'}" for each in done.gate.limits}
     show({"wrote": str(done.path), "kind": done.kind, "gate": limits}, as_json=as_json)
     if push is not None:
-        upload(out, push, public=public, yes=yes)
+        upload(out, push, public=public, yes=yes, run=folder)
 
 
 @app.command()

@@ -130,9 +130,11 @@ def identify(
 @stage
 def explain(run: Run) -> object:
     """Where the neurons sit, what languages and modalities share, and how sure that is."""
+    from precise_shield.workflows.align.adopting import adopt
     from precise_shield.workflows.explain.explained import before_tuning
     from precise_shield.workflows.explain.stage import explain as work
 
+    adopt(run)
     facts, more = work(run), before_tuning(run)
     return {**facts.model_dump(mode="json"), **more.model_dump(mode="json", exclude={"counts"})}
 
@@ -140,8 +142,10 @@ def explain(run: Run) -> object:
 @stage
 def verify(run: Run) -> object:
     """Suppress the neurons beside matched random ones. In memory; nothing is saved."""
+    from precise_shield.workflows.align.adopting import adopt
     from precise_shield.workflows.verify.stage import verify as work
 
+    adopt(run)
     return work(run).model_dump(mode="json")
 
 

@@ -227,6 +227,31 @@ def expert_paths(model: PreTrainedModel, ears: Mapping[nn.Module, Ear]) -> Itera
         )
 
 
+@contextmanager
+def before_passes(bound: BoundModel, fn: Callable[[], None]) -> Iterator[None]:
+    """Call `fn` before each pass through the backbone, before anything of it is computed.
+
+    Raises:
+        DeadTapError: the block ended well but the model never ran.
+    """
+    ran = False
+
+    def hook(*_: object) -> None:
+        nonlocal ran
+        ran = True
+        fn()
+
+    handle = bound.backbone.register_forward_pre_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+    if not ran:
+        raise DeadTapError(
+            "the model never ran inside the block. Nothing that was learned could have mattered."
+        )
+
+
 class Arrivals(dict[nn.Module, tuple[tuple[Any, ...], dict[str, Any]]]):
     """What modules were given: positional and named arguments of each one's last call."""
 

@@ -200,18 +200,21 @@ def changed_findings(view: View) -> list[Finding]:
 def _receipt(r: Receipt, view: View) -> Finding:
     whole = r.model_parameters
     sure = "every other weight has the same hash before and after"
+    if r.everything:
+        sure = "nothing was held fixed: all parameters could move"
     unsure = "that nothing else moved was NOT verified"
-    units = view.summary.model.neurons
+    who = f"{count(r.neurons)} neurons ({tiny_share(r.neurons, view.summary.model.neurons)} of the"
+    who = "all parameters" if r.everything else f"{who} units)"
     return Finding(
         view.label(r.condition),
         "good" if r.untouched_verified else "bad",
-        f"{count(r.neurons)} neurons ({tiny_share(r.neurons, units)} of the units) in"
+        f"{who} in"
         f" {r.steps} steps: {count(r.trained_b_rows)} parameters in their rows of B"
         f" ({tiny_share(r.trained_b_rows, whole)} of the model), {count(r.trained_with_a)} with A"
         f" ({tiny_share(r.trained_with_a, whole)}), {count(r.changed_weights)} weights differ after"
         f" merging ({tiny_share(r.changed_weights, whole)});"
         f" {sure if r.untouched_verified else unsure}.",
-        "verified" if r.untouched_verified else "NOT verified",
+        ("no rest" if r.everything else "verified") if r.untouched_verified else "NOT verified",
     )
 
 

@@ -40,7 +40,8 @@ def search_figure(view: View) -> Figure | None:
         "search",
         "What the search found: safety against its price",
         "A mark a trial on validation prompts that the gate did not see. Strong: on its arm's"
-        " Pareto front, which nothing safer at no higher cost beats; ringed: picked.",
+        " Pareto front, which nothing safer at no higher cost beats; ringed: picked. Where p was"
+        " searched, the neurons of this page are those of the p picked for them.",
         tuple(panels),
         _trials(view, search),
         legend,

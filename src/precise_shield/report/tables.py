@@ -228,19 +228,23 @@ def claims_table(view: View) -> Table:
     )
 
 
+def _rest(r: Receipt) -> Entry:
+    if not r.untouched_verified:
+        return Entry("NOT verified", tone="bad")
+    return Entry("none: all could move") if r.everything else Entry("verified", tone="good")
+
+
 def receipts_table(receipts: Sequence[Receipt], view: View) -> Table:
     """What each alignment was allowed to move and did move."""
     rows: Rows = [
         [
             view.label(r.condition),
-            whole(r.neurons),
+            "all parameters" if r.everything else whole(r.neurons),
             f"{r.form}, rank {r.rank}",
             _part(r.trained_b_rows, r.model_parameters),
             _part(r.trained_with_a, r.model_parameters),
             _part(r.changed_weights, r.model_parameters),
-            Entry("verified", tone="good")
-            if r.untouched_verified
-            else Entry("NOT verified", tone="bad"),
+            _rest(r),
             whole(r.steps),
             Entry(f"{r.learning_rate:g}", r.learning_rate),
             real(r.final_loss, 3),

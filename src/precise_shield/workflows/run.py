@@ -9,6 +9,7 @@ from precise_shield.core.store import readable_errors
 from precise_shield.core.summary import Summary
 from precise_shield.report.page import write_report
 from precise_shield.report.raster import write_pngs
+from precise_shield.workflows.align.adopting import adopt
 from precise_shield.workflows.align.gate import gates
 from precise_shield.workflows.align.parts import parts_of
 from precise_shield.workflows.align.plans import arm_names
@@ -39,6 +40,9 @@ def run_all(run: Run) -> Summary:
     check_trackers(run.config.align.track)
     run.write_text("config.yaml", commented(run.config))
     run.reporter.say(budget(run))
+    if run.config.align.search.on:
+        headroom(run)  # warns before anyone trains
+    adopt(run)
     atlas = identify(run)
     facts = explain(run)
     headroom(run)  # warns before anyone trains

@@ -50,6 +50,11 @@ class Limit(Part):
             return 1.0
         return self.limit - self.value if self.at_least else self.value - self.limit
 
+    @property
+    def follows(self) -> bool:
+        """`kept` is what the figure and the limit give."""
+        return self.kept == (self.value is not None and self.shortfall <= 1e-12)
+
 
 class GateFacts(Part):
     """An alignment beside its base model, held against the stated limits."""
@@ -67,6 +72,10 @@ class GateFacts(Part):
     """A search or an early stop picked on the split's other groups; off: it saw all of them."""
     key: str | None = None
     """Of the stage that holds the limits and what was found under them."""
+    judged: str | None = None
+    """Digest of the alignment's receipt: what it wrote and what it left alone."""
+    digest: str | None = None
+    """SHA-256 of all else here, so that a figure changed afterwards shows. No signature."""
 
     @property
     def passed(self) -> bool:

@@ -35,6 +35,11 @@ class Receipt(Part):
     """The step whose weights were kept; null without validation: the last."""
     validations: list[float] = Field(default_factory=list)
     """What each look of the early stop found; the lower the better."""
+    own_targets: int = 0
+    """Benign training rows that the base model's own answers were the targets of."""
     quantised: str | None = None
     """Bits of the base, `4bit` or `8bit`; hashes are then of the values that these stand for, and
     the changed rows were held beside them. None: the base was not quantised."""
+    everything: bool = False
+    """Every parameter could move: what is proved untouched is the saved buffers, if there are any,
+    and every tensor's shape."""

@@ -12,12 +12,12 @@ import torch
 from precise_shield import __version__
 from precise_shield.align.amplify import COUNTS, FORM, amplified
 from precise_shield.align.checkpoint import checkpoint_step
-from precise_shield.align.delta import Deltas, Form, LoraRows, tuning
+from precise_shield.align.delta import AllParameters, Deltas, Form, LoraRows, tuning
 from precise_shield.align.fit import FitResult, StepInfo, fit
 from precise_shield.align.losses import TrainBatch
 from precise_shield.align.lowrank import low_rank
 from precise_shield.align.receipt import StoredReceipt, make_receipt, seal
-from precise_shield.align.slices import fingerprint, slices_of
+from precise_shield.align.slices import fingerprint
 from precise_shield.align.sparse import SparseDelta, applied, undo
 from precise_shield.align.spec import FitSpec
 from precise_shield.core.parallel import crew
@@ -26,19 +26,16 @@ from precise_shield.core.sites import NeuronSet
 from precise_shield.core.store import Stage, digest
 from precise_shield.core.summary import Condition, Receipt
 from precise_shield.data.contrast import picture_hash
-from precise_shield.models.bind import BoundModel
 from precise_shield.models.encoding import encode, mixes
 from precise_shield.workflows.align.caching import cache_of
 from precise_shield.workflows.align.plans import Plan
+from precise_shield.workflows.align.sizes import announce
 from precise_shield.workflows.align.stopping import stop_of
 from precise_shield.workflows.align.tracking import tracked
 from precise_shield.workflows.base.context import Run
 
 FILES = 2
 """Schema of a training's stage folder."""
-
-LARGE = 2**26
-"""Bytes of a delta from which its size is announced before training."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +135,7 @@ def make(run: Run, plan: Plan, settings: Settings) -> Arm:
     else:
         spec = spec_of(run, len(plan.rows), settings)
         form = asdict(plan.form) | {"name": type(plan.form).__name__}
+        everything = isinstance(plan.form, AllParameters)
         stop = stop_of(run)
         made_by = run.made_by(
             plan.rows,
@@ -147,7 +145,7 @@ def make(run: Run, plan: Plan, settings: Settings) -> Arm:
             fit=asdict(spec),
             files=FILES,
             rejected=digest(dict(plan.rejected)),
-            kept=run.config.align.cache.where != "off",
+            kept=run.config.align.cache.where != "off" and not everything,
             **({} if stop is None else {"early_stop": digest(stop.made_by)}),
         )
         what = f"align {plan.condition.name}: {len(plan.neurons)} neurons"
@@ -209,11 +207,7 @@ def _fit(
             f"{idle} of {crew().size} processes have no pass to do in a step of {spec.accumulate};"
             " lower align.micro_batch"
         )
-    size = stored_bytes(bound, neurons, form)
-    if size >= LARGE:
-        run.reporter.say(
-            f"{plan.condition.name} will store {size / 2**20:,.0f} MiB of old and new weights"
-        )
+    announce(run, plan.condition.name, neurons, form)
     before = seal(bound, neurons, form)
     deltas, result = _learn(run, stage, plan, form, spec)
     sparse = deltas.sparse()
@@ -235,6 +229,7 @@ def _fit(
         return
     if result.best_step is not None:
         receipt = receipt.model_copy(update=ended(result))
+    receipt = receipt.model_copy(update={"own_targets": own_targets(run, plan.rows)})
     stored = StoredReceipt(receipt, before, neurons, form, written(sparse))
     made = recipe_of(run, sparse, spec)
     keep(stage, replace(sparse, recipe=made), stored)
@@ -243,12 +238,10 @@ def _fit(
         again(stage, "lowrank.safetensors", replace(small, recipe=made).save)
 
 
-def stored_bytes(bound: BoundModel, neurons: NeuronSet, form: Form) -> int:
-    """How large the delta of a training will be: every slice it may change, old and new."""
-    return sum(
-        2 * len(one.index) * one.fan * one.weight.element_size()
-        for one in slices_of(bound, neurons, form.roles)
-    )
+def own_targets(run: Run, rows: Iterable[Example]) -> int:
+    """How many benign rows have the model's own answer in the place of a given one, or of none."""
+    given = {row.id: row.target for row in run.data.examples}
+    return sum(row.harm == "benign" and row.target != given[row.id] for row in rows)
 
 
 def _learn(

@@ -6,6 +6,7 @@ import torch
 import transformers
 
 from precise_shield.align.frozen import CacheSpec
+from precise_shield.align.parts import AllParameters
 from precise_shield.align.spec import FitSpec
 from precise_shield.core.store import digest
 from precise_shield.workflows.align.plans import Plan
@@ -21,6 +22,9 @@ def cache_of(run: Run, plan: Plan, spec: FitSpec) -> CacheSpec | None:
     section = run.config.align.cache
     limit = section.limit_mb * 2**20
     if section.where == "off":
+        return None
+    if isinstance(plan.form, AllParameters):
+        run.reporter.say(f"cache: none for {plan.condition.name}, of which no part is frozen")
         return None
     if section.where == "memory":
         return CacheSpec(limit=limit)

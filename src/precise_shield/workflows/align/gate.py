@@ -11,14 +11,15 @@ from precise_shield.core.summary.gate import GateFacts, Limit, Standing
 from precise_shield.evaluate.bootstrap import GroupedDifference
 from precise_shield.workflows.align.arms import Arm
 from precise_shield.workflows.align.conditions import aligned_state
-from precise_shield.workflows.align.held_out import picks, reads
+from precise_shield.workflows.align.held_out import apart, reads
+from precise_shield.workflows.align.sealing import sealed
 from precise_shield.workflows.align.validation import compared, standing, validation_prompts
 from precise_shield.workflows.answer.states import base_state
 from precise_shield.workflows.base.context import Run
 from precise_shield.workflows.base.sections.gate import GateSection
 
-EXPORTABLE = ("aligned", "zero_shot", "amplified", "frozen_a", "damped")
-"""Kinds of condition that strengthen chosen neurons: controls are for comparison only."""
+EXPORTABLE = ("aligned", "zero_shot", "amplified", "frozen_a", "damped", "full")
+"""Kinds of condition that are there to strengthen: the others are for comparison only."""
 
 
 def gates(run: Run, arms: Sequence[Arm]) -> list[GateFacts]:
@@ -63,7 +64,8 @@ def gate(run: Run, arm: Arm, before: GateSection | None = None) -> GateFacts:
         weaker=_weaker(attacked, refused),
         split=section.split,
         groups=len({row.group for row in prompts}),
-        apart=picks(run.config),
+        apart=apart(run),
+        judged=arm.stored.digest,
     )
     stage = run.store.stage(
         "gate",
@@ -80,7 +82,7 @@ def gate(run: Run, arm: Arm, before: GateSection | None = None) -> GateFacts:
         if todo:
             stage.write_json("gate.json", found.model_dump(mode="json"))
     more = [] if before is None else _before(section, before, base, now)
-    return found.model_copy(update={"limits": found.limits + more, "key": stage.key})
+    return sealed(found.model_copy(update={"limits": found.limits + more, "key": stage.key}))
 
 
 def _before(

@@ -6,7 +6,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from precise_shield.align.delta import DirectUnits, Form, LoraRows
+from precise_shield.align.delta import AllParameters, DirectUnits, Form, LoraRows
 from precise_shield.align.slices import slices_of
 from precise_shield.core.errors import ConfigError, EmptyCellError, EmptySetError
 from precise_shield.core.records import Example, Modality
@@ -117,11 +117,7 @@ def rows_of(
     run: Run, languages: list[str] | None, modalities: list[Modality] | None
 ) -> list[Example]:
     """Training rows of some languages and modalities; both harms must be among them."""
-    rows = [
-        example
-        for example in run.examples(*run.config.align.splits)
-        if wanted(example, languages, modalities)
-    ]
+    rows = [row for row in _training_rows(run) if wanted(row, languages, modalities)]
     harms = {row.harm for row in rows}
     if harms != {"harmful", "benign"}:
         raise EmptyCellError(
@@ -129,6 +125,19 @@ def rows_of(
             f" benign rows, found {len(rows)} rows of {sorted(harms) or 'neither'}."
         )
     return rows
+
+
+def _training_rows(run: Run) -> list[Example]:
+    """All of them; with `data.benign_targets: self` benign ones with the model's own answers."""
+    splits = run.config.align.splits
+    if run.config.data.benign_targets != "self":
+        return run.examples(*splits)
+    if "own targets" not in run.memo:
+        every = [row for row in run.data.examples if row.split in splits]
+        said = run.own_answers([row for row in every if row.harm == "benign"])
+        run.memo["own targets"] = [replace(r, target=said.get(r.id, r.target)) for r in every]
+    found: list[Example] = run.memo["own targets"]
+    return found
 
 
 def form_of(run: Run) -> Form:
@@ -173,13 +182,18 @@ def _further(run: Run, atlas: Atlas, name: ArmName, rows: list[Example], form: F
         made = Plan(condition, atlas.neurons, rows, replace(frozen, freeze_a=True), "frozen-a")
         return [made]
     if name == "full":
+        everything = run.config.align.full == "all"
+        parts = "every row and every column of theirs, in every layer"
+        if everything:
+            parts = "full fine-tuning: embeddings, norms, biases, head and other towers included"
         condition = Condition(
             name="full",
             kind="full",
-            label=f"all {searched} weights tuned",
-            note="every row and every column of theirs, in every layer",
+            label="all parameters tuned" if everything else f"all {searched} weights tuned",
+            note=parts,
         )
-        return [Plan(condition, every, rows, DirectUnits(), "full")]
+        form_then = AllParameters() if everything else DirectUnits()
+        return [Plan(condition, every, rows, form_then, "full")]
     tuned: tuple[NeuronSet, Form] = atlas.neurons, form
     if run.config.align.polarity == "rest":
         tuned = every - atlas.neurons, DirectUnits()

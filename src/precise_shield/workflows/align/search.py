@@ -15,7 +15,7 @@ from precise_shield.core.summary.gate import FailedTrial, Limit, MatchedPair, St
 from precise_shield.workflows.align.arms import Settings, configured, make
 from precise_shield.workflows.align.conditions import aligned_state
 from precise_shield.workflows.align.gate import limits
-from precise_shield.workflows.align.held_out import reads
+from precise_shield.workflows.align.held_out import note_picking, reads
 from precise_shield.workflows.align.sampling import Drawn, sampled, sampler_name
 from precise_shield.workflows.align.space import (
     at,
@@ -70,7 +70,7 @@ def search(run: Run) -> dict[str, Searched]:
     """
     if "search" not in run.memo:
         if run.config.align.search.on:
-            validation_prompts(run, "search")  # before anything is trained
+            note_picking(run, validation_prompts(run, "search"))  # before anything is trained
         run.memo["search"] = {arm: _of(run, arm) for arm in searched_arms(run.config.align)}
         run.memo.pop("stats", None)
     done: dict[str, Searched] = run.memo["search"]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from precise_shield.core.errors import EmptySetError
 from precise_shield.core.summary import SearchFacts
 from precise_shield.core.summary.gate import TrialFacts
 from precise_shield.workflows.align.search import search_facts
+from precise_shield.workflows.align.space import WHOLE_NUMBERS
 from precise_shield.workflows.align.stage import align
 from precise_shield.workflows.base.config import Config
 from precise_shield.workflows.base.context import Run
@@ -72,17 +74,25 @@ def fronts(run: Run) -> dict[str, Any]:
         " groups, the gate's own left out",
         "trials": found.budget,
         "fronts": {arm: _front(trials) for arm, trials in by_arm.items()},
-        "picked": {trial.arm: trial.settings for trial in found.trials if trial.picked},
+        "picked": {trial.arm: _plain(trial.settings) for trial in found.trials if trial.picked},
         "failed": [one.model_dump(mode="json") for one in found.failed],
-        "to take it up, put into the configuration": {"align": {"search": section}},
+        "to take it up": "run the same configuration into the same folder with"
+        f" --set 'align.search={json.dumps(section)}', or put that there; nothing is tried again",
+        "to use it elsewhere": "put the settings of `picked` there, and align.gate.apart: true, so"
+        " that the gate sees other prompts than the search did",
     }
+
+
+def _plain(settings: dict[str, float]) -> dict[str, float]:
+    """Ranks and numbers of steps as whole numbers."""
+    return {name: int(v) if name in WHOLE_NUMBERS else v for name, v in settings.items()}
 
 
 def _front(trials: list[TrialFacts]) -> list[dict[str, Any]]:
     shown = [trial for trial in trials if trial.front or trial.picked]
     return [
         {
-            **trial.settings,
+            **_plain(trial.settings),
             "gap": trial.standing.gap,
             "attack_success": trial.standing.attack_success,
             "over_refusal": trial.standing.over_refusal,

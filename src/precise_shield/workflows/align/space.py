@@ -21,6 +21,8 @@ TRAINED = ("learning_rate", "max_steps", "kl_weight")
 WHOLE = ("learning_rate", "max_steps", "p", "rank", "kl_weight", "factor")
 """Every setting, in the order in which it is drawn and shown."""
 
+WHOLE_NUMBERS = ("max_steps", "rank")
+
 
 def concerned(section: AlignSection, arm: str) -> tuple[str, ...]:
     """The settings that change anything about an arm, by its name."""
@@ -66,8 +68,7 @@ def grid(space: Mapping[str, list[float]]) -> list[dict[str, float]]:
 
 def at(given: Settings, point: Mapping[str, float]) -> Settings:
     """The configured settings with a point's in their place."""
-    whole = ("max_steps", "rank")
-    values = {name: round(v) if name in whole else v for name, v in point.items()}
+    values = {name: round(v) if name in WHOLE_NUMBERS else v for name, v in point.items()}
     return replace(given, **values)  # type: ignore[arg-type]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from precise_shield.workflows.align.adopting import adopt
 from precise_shield.workflows.align.arms import Arm, configured, make
 from precise_shield.workflows.align.damping import damping_arms
 from precise_shield.workflows.align.search import settle
@@ -14,12 +15,14 @@ def align(run: Run) -> list[Arm]:
     """Train the chosen neurons, their controls, the further arms and the zero-shot arms.
 
     Every arm has the same rows of data, budget and settings, or the same validation search over
-    them; the model is as it came afterwards.
+    them; the model is as it came afterwards. Where p is searched, the run goes on with the p
+    that was picked.
 
     Raises:
         EmptyCellError: no training rows are left for an arm.
         ReceiptError: something outside the chosen rows moved.
     """
+    adopt(run)
     atlas, settled = identify(run), settle(run)
     trained = []
     for plan in planned(run, configured(run)).values():

@@ -15,10 +15,10 @@ from precise_shield.core.records import Example
 from precise_shield.data.contrast import fingerprint
 from precise_shield.evaluate.measures import refusal_gap
 from precise_shield.models.encoding import encode, mixes
-from precise_shield.models.generation import generate
-from precise_shield.workflows.align.held_out import reads, validation_rows
+from precise_shield.workflows.align.held_out import note_picking, reads, validation_rows
 from precise_shield.workflows.answer.judges import make, names_of
 from precise_shield.workflows.base.context import Run
+from precise_shield.workflows.base.together import answered
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ def stop_of(run: Run) -> Stop | None:
         return None
     if "stop" not in run.memo:
         rows = _rows(run)
+        note_picking(run, rows)
         made_by: dict[str, Any] = {
             "measure": section.measure,
             "data": fingerprint(rows),
@@ -124,8 +125,8 @@ def _gap(run: Run, rows: list[Example]) -> Validate:
     section = run.config.evaluate
 
     def look() -> float:
-        said = generate(
-            run.loaded,
+        said = answered(
+            run,
             rows,
             condition="early-stop",
             max_new_tokens=section.max_new_tokens,

@@ -95,13 +95,38 @@ def validated(data: dict[str, Any], origin: str = "configuration") -> Config:
     """Check a mapping against the schema, naming each wrong key.
 
     Raises:
-        ConfigError: listing every problem, with the nearest known key for unknown ones.
+        ConfigError: listing every problem, with the nearest known key for unknown ones; or keys
+            that cannot go together.
     """
     try:
-        return Config.model_validate(data)
+        config = Config.model_validate(data)
     except ValidationError as error:
         problems = [_sentence(item) for item in error.errors()]
         raise ConfigError(f"{origin}: " + "; ".join(problems) + ".") from error
+    if clashing := _clashes(config):
+        raise ConfigError(f"{origin}: " + "; ".join(clashing) + ".")
+    return config
+
+
+def _clashes(config: Config) -> list[str]:
+    """What no run could do, although each key alone is right: said before anything is loaded."""
+    model, align, evaluate = config.model, config.align, config.evaluate
+    found = []
+    if model.quantise != "none" and evaluate.audit and evaluate.audit_bits:
+        found.append(
+            f"'evaluate.audit_bits' rounds weights, and 'model.quantise: {model.quantise}' has"
+            " rounded them already; set it to []"
+        )
+    if "full" in align.arms and align.full == "all":
+        how = [f"model.quantise: {model.quantise}"] if model.quantise != "none" else []
+        how += ["model.shard: fsdp"] if model.shard == "fsdp" else []
+        if how:
+            found.append(
+                f"'align.full: all' trains every parameter, which {' and '.join(how)} does not"
+                " leave whole in 16 bits or more; set it to searched, or leave `full` out of"
+                " 'align.arms'"
+            )
+    return found
 
 
 def _sentence(item: Any) -> str:

@@ -33,6 +33,9 @@ from precise_shield.workflows.base.progress import Reporter
 from precise_shield.workflows.base.sections.data import SourceSection
 from precise_shield.workflows.base.together import By, answered, making
 
+SELF = ("self", "self_where_missing")
+"""Values of `data.benign_targets` with which the model itself fills gaps."""
+
 
 @dataclass
 class Run:
@@ -141,10 +144,11 @@ class Run:
         lacking = [row for row in rows if row.target is None and row.split in {"probe", "train"}]
         if not lacking:
             return rows
-        if self.config.data.benign_targets != "self":
+        if self.config.data.benign_targets not in SELF:
             raise DataError(
                 f"{len(lacking)} probing or training rows have no target, the first"
-                f" {lacking[0].id}; set data.benign_targets to self or opener."
+                f" {lacking[0].id}; set data.benign_targets to"
+                " self_where_missing or opener."
             )
         said = self.own_answers(lacking)
         return [replace(row, target=said[row.id]) if row.id in said else row for row in rows]

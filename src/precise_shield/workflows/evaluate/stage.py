@@ -24,6 +24,7 @@ from precise_shield.core.summary import (
 from precise_shield.data.contrast import by_cell
 from precise_shield.evaluate.bootstrap import GroupedDifference, grouped_difference
 from precise_shield.evaluate.measures import difference_rows, outcomes, rate_rows, refusal_gap
+from precise_shield.workflows.align.adopting import adopt
 from precise_shield.workflows.align.assembled import assembled
 from precise_shield.workflows.align.conditions import aligned_state, suppressed_states
 from precise_shield.workflows.align.damping import damping_states
@@ -118,6 +119,7 @@ def evaluate(run: Run) -> Evaluation:
     """
     check_defences(run.config)
     check_servers(run.config, arm_names(run.config.align, parts_of(run)))
+    adopt(run)
     atlas, arms = identify(run), align(run)
     examples = run.examples(run.config.evaluate.split)
     with crew().leader_first():

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import ValidationError
 
 from precise_shield.align.adapter import check_adapter
@@ -25,7 +24,7 @@ from precise_shield.align.export import Card, export_merged, write_model
 from precise_shield.align.lowrank import LowRank, is_low_rank
 from precise_shield.align.receipt import StoredReceipt
 from precise_shield.align.slices import fingerprint
-from precise_shield.align.sparse import SparseDelta
+from precise_shield.align.sparse import SparseDelta, no_silence
 from precise_shield.align.sparse import apply as put_in
 from precise_shield.align.sparse import undo as take_out
 from precise_shield.core.errors import ConfigError, GateError, ReceiptError, StoreError
@@ -34,6 +33,7 @@ from precise_shield.core.summary import GateFacts
 from precise_shield.models.bind import BoundModel, bind
 from precise_shield.models.loading import LoadedModel, load
 from precise_shield.workflows.align.gate import require_gate, require_stronger
+from precise_shield.workflows.align.sealing import must_hold
 from precise_shield.workflows.base.embedded import spec_of
 from precise_shield.workflows.base.sections.model import ModelSection
 from precise_shield.workflows.base.summary_file import read_summary
@@ -78,10 +78,10 @@ def apply(
     loaded, bound = _open(model, found, *others)
     already = [other for other in others if holds(bound, other)]
     exact = _exactly(bound, found, already)
-    _no_silence(exact, "new")
+    no_silence(bound, exact, "new")
     if others:
         members = [
-            _member(path, other, inside=any(other is each for each in already), force=force)
+            _member(bound, path, other, inside=any(other is each for each in already), force=force)
             for path, other in zip(beside, others, strict=True)
         ]
         for other in reversed(already):
@@ -116,13 +116,15 @@ def _may_go_in(
     require_gate(facts, force=force)
 
 
-def _member(path: Path, delta: SparseDelta, *, inside: bool, force: bool) -> Member:
+def _member(
+    bound: BoundModel, path: Path, delta: SparseDelta, *, inside: bool, force: bool
+) -> Member:
     """One of several deltas; where it is not in the model already, its own gate lets it in."""
     if inside:
         return Member(path.name, delta, _stored(path, delta.recipe))
     _, stored, facts = passport_of(path, delta.recipe)
     _may_go_in(path, stored, facts, alone=False, force=force)
-    _no_silence(delta, "new")
+    no_silence(bound, delta, "new")
     return Member(path.name, delta, stored)
 
 
@@ -181,7 +183,7 @@ def undo(delta: Path, model: ModelSection, out: Path, *, beside: Sequence[Path] 
                 f"{delta.name} and {name} both change {min(shared)}, so one lies on the other;"
                 " take out first what was put in last, alone."
             )
-    _no_silence(found, "old")
+    no_silence(bound, found, "old")
     take_out(bound, found)
     with without(bound, others):
         left = strange(bound, found, _receipt_or_none(delta, found.recipe))
@@ -309,7 +311,8 @@ def _consistent(path: Path, delta: SparseDelta, stored: StoredReceipt) -> None:
 
 def _allowed(stored: StoredReceipt) -> str:
     receipt = stored.receipt
-    return f"{receipt.changed_weights:,} weights of {receipt.neurons:,} neurons"
+    whose = "the whole model" if receipt.everything else f"{receipt.neurons:,} neurons"
+    return f"{receipt.changed_weights:,} weights of {whose}"
 
 
 def read_delta(path: Path) -> SparseDelta | LowRank:
@@ -346,11 +349,13 @@ def passport_of(path: Path, recipe: Any) -> tuple[Card, StoredReceipt, GateFacts
     """What an exported delta says of itself: card, receipt and gate.
 
     Raises:
-        StoreError: it does not say it.
+        StoreError: it does not say it, or its gate was changed or is of another alignment.
     """
     try:
         stored = StoredReceipt.of(recipe["receipt"], str(path))
-        return Card(**recipe["card"]), stored, GateFacts.model_validate(recipe["gate"])
+        facts = GateFacts.model_validate(recipe["gate"])
+        must_hold(facts, stored, path.name)
+        return Card(**recipe["card"]), stored, facts
     except (KeyError, TypeError, ValidationError) as error:
         raise StoreError(
             f"{path} does not say how its model fared at the gate ({type(error).__name__}). Apply"
@@ -377,15 +382,3 @@ def _open(
     sites = {site for each in (made, *more) for site in each.neurons.units}
     towers, kinds = sorted({s.tower for s in sites}), sorted({s.kind for s in sites})
     return loaded, bind(loaded.model, towers, kinds)
-
-
-def _no_silence(delta: SparseDelta, side: str) -> None:
-    """A neuron whose slices all become zero is suppressed, and no command writes that."""
-    for change in delta.changes:
-        after, before = (change.new, change.old) if side == "new" else (change.old, change.new)
-        silenced = (after == 0).all(1) & (before != 0).any(1)
-        if bool(torch.any(silenced)):
-            raise GateError(
-                f"{int(silenced.sum())} slices of {change.name} would become zero: that suppresses"
-                " neurons, and a suppressed model is never written."
-            )

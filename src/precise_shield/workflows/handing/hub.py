@@ -19,12 +19,14 @@ from pydantic import ValidationError
 
 from precise_shield.align.export import THREAT_MODEL
 from precise_shield.align.lowrank import LowRank
+from precise_shield.align.receipt import StoredReceipt
 from precise_shield.align.sparse import SparseDelta
 from precise_shield.core.atlas import Atlas
 from precise_shield.core.errors import ConfigError, GateError, LoadingError, StoreError
 from precise_shield.core.store import read_json, readable_errors
 from precise_shield.core.summary import GateFacts
 from precise_shield.models.files import first_line
+from precise_shield.workflows.align.sealing import must_be_of, must_hold
 from precise_shield.workflows.handing.deltas import passport_of, read_delta
 from precise_shield.workflows.handing.stamp import GATE, SPOKEN_FOR, file_hash, stamp
 
@@ -61,12 +63,13 @@ class Pushing:
 
 
 @contextmanager
-def pushing(path: Path, repo: str) -> Iterator[Pushing]:
+def pushing(path: Path, repo: str, run: Path | None = None) -> Iterator[Pushing]:
     """Check what lies at `path`, and lay out for the length of the block what would be pushed.
 
     Args:
         path: a merged or adapter folder, or a delta, that `export` wrote; or an atlas.
         repo: `owner/name` on the hub.
+        run: folder of the run that it comes from; its gate is held against what that has stored.
 
     Raises:
         GateError: it did not pass its gate; what was written with --force stays here.
@@ -76,16 +79,23 @@ def pushing(path: Path, repo: str) -> Iterator[Pushing]:
     if not _ID.fullmatch(repo):
         raise ConfigError(f"{repo!r} is no repository; give owner/name.")
     if path.is_dir() and (path / GATE).is_file():
-        kind = _checked_folder(path)
+        kind = _checked_folder(path, run)
         yield Pushing(kind, repo, path, _sizes(path))
         return
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        kind = _laid_out(path, folder, repo)
+        kind = _laid_out(path, folder, repo, run)
         yield Pushing(kind, repo, folder, _sizes(folder))
 
 
-def push(path: Path, repo: str, *, public: bool = False, hub: Hub | None = None) -> str:
+def push(
+    path: Path,
+    repo: str,
+    *,
+    public: bool = False,
+    run: Path | None = None,
+    hub: Hub | None = None,
+) -> str:
     """Upload an export or atlas with its card, into a private repository unless told otherwise.
 
     Returns:
@@ -95,7 +105,7 @@ def push(path: Path, repo: str, *, public: bool = False, hub: Hub | None = None)
         LoadingError: there is no token, or the hub cannot be reached or refuses.
         GateError, StoreError, ConfigError: as `pushing`.
     """
-    with pushing(path, repo) as what:
+    with pushing(path, repo, run) as what:
         return send(what, public=public, hub=hub)
 
 
@@ -165,14 +175,14 @@ def _sizes(folder: Path) -> dict[str, int]:
     return {file.relative_to(folder).as_posix(): file.stat().st_size for file in files}
 
 
-def _checked_folder(path: Path) -> Pushable:
+def _checked_folder(path: Path, run: Path | None) -> Pushable:
     content = read_json(path / GATE)
     try:
         facts = GateFacts.model_validate(content["gate"])
         hashes: dict[str, str] = content["sha256"]
     except (KeyError, TypeError, ValidationError) as error:
         raise StoreError(f"{path / GATE} cannot be read ({type(error).__name__}).") from error
-    _must_have_passed(facts)
+    _must_be_judged(facts, StoredReceipt.load(path / "receipt.json"), path, run)
     weights = {name for name in _sizes(path) if name.lower().endswith(WEIGHTS)}
     there = weights | {file for file in SPOKEN_FOR if (path / file).is_file()} | {"receipt.json"}
     if odd := sorted(there ^ hashes.keys()):
@@ -192,7 +202,10 @@ def _must_have_card(path: Path) -> None:
         )
 
 
-def _must_have_passed(facts: GateFacts) -> None:
+def _must_be_judged(facts: GateFacts, stored: StoredReceipt, path: Path, run: Path | None) -> None:
+    must_hold(facts, stored, path.name)
+    if run is not None:
+        must_be_of(facts, run, path.name)
     if not facts.passed:
         reasons = facts.weaker or "; ".join(limit.sentence for limit in facts.broken)
         raise GateError(
@@ -201,7 +214,7 @@ def _must_have_passed(facts: GateFacts) -> None:
         )
 
 
-def _laid_out(path: Path, folder: Path, repo: str) -> Pushable:
+def _laid_out(path: Path, folder: Path, repo: str, run: Path | None) -> Pushable:
     with readable_errors(folder):
         if path.name == "atlas.safetensors" or (path / "atlas.safetensors").is_file():
             atlas = Atlas.load(path)
@@ -218,7 +231,7 @@ def _laid_out(path: Path, folder: Path, repo: str) -> Pushable:
             )
         found = read_delta(path)
         card, stored, facts = passport_of(path, found.recipe)
-        _must_have_passed(facts)
+        _must_be_judged(facts, stored, path, run)
         small = isinstance(found, LowRank)
         if isinstance(found, SparseDelta):
             found.agrees(stored.written, str(path))

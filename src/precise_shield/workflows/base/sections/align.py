@@ -156,8 +156,13 @@ class AlignSection(Section):
     `benign_rows` neurons that only benign inputs select, as many a layer; `frozen_a` the chosen
     rows of B alone, A staying random; `lora` plain LoRA on all rows of the searched projections
     at the same rank; `lora_matched` the same at the rank whose parameter count is nearest;
-    `full` every row and column of every layer; `amplified` no training, the chosen neurons' down
+    `full` full fine-tuning, of what `full` says; `amplified` no training, the chosen neurons' down
     columns times `factor`, with a random control."""
+
+    full: Literal["searched", "all"] = "searched"
+    """What the arm `full` trains: every row and column of the searched units, in every layer; or
+    `all` parameters of the model, embeddings (a tied one once), norms, biases, head and other
+    towers included. Its delta then holds the whole model twice, old and new."""
 
     factor: float = Field(default=2.0, ge=1)
     """By how much `amplified` scales; at least 1, for less would suppress."""

@@ -48,9 +48,11 @@ class DataSection(Section):
     on_bad_row: Literal["stop", "skip"] = "stop"
     """What a malformed row does; skipped rows are counted in the report."""
 
-    benign_targets: Literal["given", "self", "opener"] = "self"
-    """Answers of benign probing and training rows that bring none: the model's own, or a neutral
-    opener of about three tokens; `given` refuses such rows."""
+    benign_targets: Literal["given", "self_where_missing", "self", "opener"] = "self_where_missing"
+    """Answers of benign rows. `given`: those of the data; a probing or training row without one is
+    refused. `self_where_missing`: the model's own where the data bring none. `self`: training rows
+    have the model's own in the place of given ones too, so that training teaches nothing new about
+    benign requests. `opener`: a neutral opener of about three tokens where the data bring none."""
 
     overlap_threshold: float = Field(default=0.8, gt=0, le=1)
     """Similarity (Jaccard, character n-grams) from which requests in two splits are reported as

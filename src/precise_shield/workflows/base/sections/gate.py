@@ -20,6 +20,10 @@ class GateSection(Section):
     """Prompts on which base and aligned model are compared. Where a search or an early stop picks
     on it, its groups are dealt in halves and the gate sees the half that they did not."""
 
+    apart: bool = False
+    """Keep to that half although nothing is searched here: for settings that were picked elsewhere
+    on the same prompts. What was picked on in this folder the gate never sees in any case."""
+
     per_cell: int | None = Field(default=8, gt=0)
     """At most this many prompts a language, modality and harm; null takes all."""
 
