@@ -42,8 +42,9 @@ send it prompts. It is no content filter, and it is not safe in general.
   attacks and longer conversations may fare worse than the base model.
 - **Refusing everything also lowers an attack's success.** Read refusals of benign requests
   beside it.
-- **Whoever holds the weights can undo this.** Comparing these weights with the base model's
-  shows all of the change, and a few fine-tuning steps can remove it.
+- **Whoever holds the weights can undo this.** Nothing hides the change:
+  comparing these weights with the base model's shows all of it, and a few fine-tuning steps can
+  remove it.
 - **The base model's licence and limits still hold.**
 """
 

@@ -120,7 +120,7 @@ def form_of(name: str, settings: Mapping[str, Any]) -> Form:
     Raises:
         KeyError: there is none of this name.
     """
-    kinds = {name: kind for kind, name in FORM_NAMES.items()}
+    kinds: dict[str, Any] = {name: kind for kind, name in FORM_NAMES.items()}
     lists = {key: tuple(v) if isinstance(v, list) else v for key, v in settings.items()}
     made: Form = kinds[name](**lists)
     return made
