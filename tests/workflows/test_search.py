@@ -315,7 +315,7 @@ def test_the_report_draws_every_trial(searched, finished):
     figure = search_figure(view)
     assert len(figure.panels) == 2
     assert str(figure.panels[0].svg).count("<title>") == len(facts.trials)
-    trials = search_tables(view, facts)[0]
+    trials = search_tables(view)[0]
     assert len(trials.rows) == len(facts.trials)
     assert "3 trials an arm, 3 arms" in trials.note
     assert search_figure(View(summary)) is None
