@@ -7,12 +7,10 @@ import sys
 from pathlib import Path
 
 import torch
-from _pytest.monkeypatch import MonkeyPatch
 from align_tiny import batch, build, chosen, cut, weights
 from safetensors.torch import save_file
 from torch import distributed
 
-import judged
 from precise_shield.align.delta import DirectUnits, LoraRows, tuning
 from precise_shield.align.fit import FitSpec, fit
 from precise_shield.align.frozen import CacheSpec
@@ -75,7 +73,6 @@ def typed(*words: str) -> int:
 def main(folder: Path) -> None:
     rank = int(os.environ["RANK"])
     join(rank, 2, rank)
-    judged.stub_early_stop(MonkeyPatch())
     for form in FORMS:
         for how in HOW:
             held, losses = train(form, how, folder, folder / f"{form}-{how}.ckpt")

@@ -15,7 +15,6 @@ from parallel_worker import FORMS, train
 from parallel_worker import HOW as EACH
 from safetensors.torch import load_file
 
-import judged
 import tiny_folders
 from precise_shield.cli.launch import Launch
 from precise_shield.core.errors import LaunchError, LostProcessError
@@ -42,7 +41,7 @@ align:
   batch_size: 4
   micro_batch: 1
   search: {{learning_rate: [0.01, 0.02]}}
-  early_stop: {{cells: [all], measure: gap, every: 2, patience: 9, per_cell: 1}}
+  early_stop: {{cells: [all], measure: loss, every: 2, patience: 9, per_cell: 1}}
 evaluate: {{max_new_tokens: 3, batch_size: 4, samples: 2, kl_rows: 2}}
 """
 
@@ -56,9 +55,7 @@ def one(tmp_path_factory):
     text = CONFIG.format(model=model, data=folder / "data")
     (folder / "config.yaml").write_text(text)
     run = started(parse_config(text), folder / "run", quiet=True)
-    with pytest.MonkeyPatch.context() as patch:
-        judged.stub_early_stop(patch)
-        return run, run_all(run), folder
+    return run, run_all(run), folder
 
 
 @pytest.fixture(scope="module")
