@@ -36,12 +36,7 @@ data:
   benign_tokens: 3
 identify: {{p: 0.2, sweep: [], chosen: en/text, draws: 19, batch_size: 3}}
 verify: {{random_sets: 2, per_cell: 1, panel: 2, factors: [0], dose_sets: 1, equal_importance: 0}}
-align:
-  epochs: 3
-  batch_size: 4
-  micro_batch: 1
-  search: {{learning_rate: [0.01, 0.02]}}
-  early_stop: {{cells: [all], measure: loss, every: 2, patience: 9, per_cell: 1}}
+align: {{epochs: 3, learning_rate: 0.02, batch_size: 4, micro_batch: 1, zero_shot: []}}
 evaluate: {{max_new_tokens: 3, batch_size: 4, samples: 2, kl_rows: 2}}
 """
 
@@ -108,8 +103,7 @@ HOW = {"whole": "run", "sharded": "shares"}
 @pytest.mark.slow
 @pytest.mark.parametrize("how", HOW)
 def test_two_processes_make_the_same_stages_under_the_same_keys(how, one, two):
-    kinds = ["collect", "identify", "align", "respond", "verify", "explain", "drift", "trial"]
-    for kind in kinds:
+    for kind in ["collect", "identify", "align", "respond", "verify", "explain", "drift"]:
         ours, theirs = stages(one[2], kind), stages(two[0], kind, HOW[how])
         assert theirs
         assert ours.keys() == theirs.keys(), kind
@@ -157,9 +151,6 @@ def test_two_processes_train_the_same_rows_by_halves(how, one, two):
             torch.testing.assert_close(there[name], value, rtol=1e-5, atol=1e-7)
         receipts = [json.loads((each / "receipt.json").read_text()) for each in (folder, other)]
         assert receipts[0]["untouched_sha256"] == receipts[1]["untouched_sha256"]
-        looks, others = (each["receipt"]["validations"] for each in receipts)
-        assert looks == pytest.approx(others)
-        assert len(looks) > 1, "the early stop looked"
 
 
 @pytest.mark.slow
