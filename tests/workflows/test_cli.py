@@ -128,6 +128,11 @@ def test_doctor_sees_towers_without_running_anything(call, model_folder):
     text = shown["towers"]["text"]
     assert text["neurons"] == text["layers"] * text["units_a_layer"]
     assert shown["files"].startswith("load well")
+    spoken = shown["reading"]
+    assert "<your words>" in spoken["chat_template"]["writes"]
+    assert spoken["chat_template"]["earlier_turns"] is True
+    assert spoken["processor"]["image_token"] in json.dumps(shown["reading"])
+    assert spoken["problems"] == []
 
 
 def test_data_check_lists_every_bad_row(call, tmp_path):

@@ -12,6 +12,7 @@ from precise_shield.core.sites import Site
 from precise_shield.core.summary.gate import GateFacts, Standing
 from precise_shield.data.refusals import wordings
 from precise_shield.identify.crossed import ANSWER, COMPLIED, REFUSAL, REFUSED
+from precise_shield.identify.stability import drawn_sets, halves
 from precise_shield.intervene.edits import damp, intervening
 from precise_shield.models.encoding import encode
 from precise_shield.sandbox.lexicon import REFUSAL_USES, lexicon
@@ -24,7 +25,7 @@ from precise_shield.workflows.explain.stage import explain
 from precise_shield.workflows.identify import collecting, own
 from precise_shield.workflows.identify.collecting import collect_stats
 from precise_shield.workflows.identify.factorial import OPENER_TOKENS, crossed_rows, deal
-from precise_shield.workflows.identify.stage import identify
+from precise_shield.workflows.identify.stage import identify, selection
 from tiny_folders import example
 
 
@@ -223,6 +224,9 @@ def test_damping_is_the_edit_folded_in_and_never_forced_out(small, tmp_path, jud
     assert neurons
     assert not neurons & atlas.sets["all"]
     assert neurons & atlas.sets["complied:en/text"] == neurons
+    stats, cut = collect_stats(run).stats(), halves(10, 0)[0]
+    drawn = drawn_sets(stats, atlas.places, selection(run), "en", lambda _: cut)
+    assert set(drawn) == set(atlas.sets)  # what is reported of every set is known of every set
     assert all(bool((told[site][list(ids)] > 0.5).all()) for site, ids in neurons.units.items())
     assert any(bool((each == 0.5).any()) for each in told.values())  # higher in refusals
     arm, beside = damping_arms(run, atlas)

@@ -185,6 +185,7 @@ def test_weights_that_do_not_fit_are_said_before_they_are_loaded(config_text, mo
     monkeypatch.setattr(timeplan, "_room", lambda _: 0.01)
     monkeypatch.setattr(timeplan, "describe", lambda _: {
         "device": "cpu", "model": "large", "parameters": 9, "memory_mib": {"weights": 70_000},
+        "reading": {"problems": ["no template"]},
     })  # fmt: skip
     monkeypatch.setattr(timeplan, "Probing", None)
     found = timeplan.probe(parse_config(config_text))
@@ -196,4 +197,6 @@ def test_weights_that_do_not_fit_are_said_before_they_are_loaded(config_text, mo
 def test_a_price_of_an_answer_grows_with_its_length():
     work = Work("evaluate", "answers", 2, "answer", tokens=5)
     assert Price(1.0, token=0.5).of(work) == 3.0
+    assert Price(1.0, token=0.5, ends=3).of(work) == 2.0  # a few ended by themselves after three
+    assert Price(1.0, token=0.5, ends=9).of(work) == 3.0
     assert Price().of(work) is None

@@ -65,7 +65,7 @@ def list_(as_json: Json = False) -> None:
 @app.command()
 def doctor(
     model: Annotated[
-        str, typer.Argument(help="Hub id, folder, .gguf file or `sandbox`; a CONFIG for --probe.")
+        str, typer.Argument(help="Hub id, folder, .gguf file, `sandbox`, or a CONFIG.")
     ],
     probe: Annotated[
         bool,
@@ -96,16 +96,19 @@ def doctor(
         elif launch().speaks:
             typer.echo("\n".join(lines(found)))
         return
-    if changes or limit is not None:
-        raise ConfigError("--set and --limit change a CONFIG; give one, with --probe.")
     from precise_shield.workflows.plan.doctor import doctor as work
 
-    section = model_section(
-        model,
-        trust_remote_code=trust_remote_code,
-        revision=revision,
-        gguf_file=gguf_file,
-        device=device,
-        dtype=dtype,
-    )
+    if Path(model).suffix in (".yaml", ".yml"):
+        section = read_config(Path(model), changes, limit, device, dtype).model
+    elif changes or limit is not None:
+        raise ConfigError("--set and --limit change a CONFIG; give one.")
+    else:
+        section = model_section(
+            model,
+            trust_remote_code=trust_remote_code,
+            revision=revision,
+            gguf_file=gguf_file,
+            device=device,
+            dtype=dtype,
+        )
     show(work(section), as_json=as_json)

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import reduce
+from operator import or_
 
 from precise_shield.core.records import HARMS, Cell
 from precise_shield.identify.collect import Stats
 from precise_shield.identify.scores import SCORES
-from precise_shield.identify.select import Contrast, Part, Place, Selection
+from precise_shield.identify.select import Contrast, Part, Place, S, Selection
 
 REFUSAL, ANSWER = "@refusal", "@answer"
 """The two responses that every prompt is read with: a refusal, and an answer or its beginning."""
 
 REFUSED, COMPLIED = "@refused", "@complied"
 """The model's own responses, by how they were judged."""
+
+
+def with_complied(sets: Mapping[str, S]) -> dict[str, S]:
+    """The sets, and `complied`: the union of every `complied:<language>/<modality>` among them."""
+    parts = [one for name, one in sets.items() if name.startswith("complied:")]
+    return {**sets, "complied": reduce(or_, parts)} if parts else dict(sets)
 
 
 def further(stats: Stats, places: Iterable[Place], choice: Selection) -> list[Contrast]:

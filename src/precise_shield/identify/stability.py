@@ -12,7 +12,7 @@ from precise_shield.core.masks import Masks, mean_where_known
 from precise_shield.core.moments import FOLDS
 from precise_shield.identify.collect import Stats
 from precise_shield.identify.confidence import usable
-from precise_shield.identify.crossed import further
+from precise_shield.identify.crossed import further, with_complied
 from precise_shield.identify.select import Draws, Place, Selection, contrast, masks, named_sets
 
 
@@ -103,7 +103,7 @@ def drawn_sets(
         one.name: masks(stats, one, choice, draws(number.get(one.language or "", len(number))))
         for one in further(stats, places, choice)
     }
-    return named_sets(cells, anchor) | more
+    return named_sets(cells, anchor) | with_complied(more)
 
 
 def split_half(first: Mapping[str, Masks], second: Mapping[str, Masks]) -> dict[str, float]:

@@ -18,7 +18,7 @@ from transformers.utils import logging
 from precise_shield.core.errors import LoadingError
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-_WANTED = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
+_SMALL = ["*.json", "*.jinja", "*.txt", "*.model"]
 _UNWANTED = ["original/*", "consolidated*", "onnx/*", "*.msgpack"]
 _LOGGING: Any = logging
 _HUB_ID = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
@@ -36,17 +36,19 @@ class Source:
     remote: bool = False
     revision: str | None = None
 
-    def fetched(self, code: bool = False) -> Source:
-        """The same model with all its files on this machine.
+    def fetched(self, code: bool = False, *, weights: bool = True) -> Source:
+        """The same model with all its files, or all but its weights, on this machine.
 
         Raises:
             LoadingError: the hub cannot be reached and the cache does not hold the model.
         """
         if not self.remote:
             return self
-        wanted = [*_WANTED, *(["*.py"] if code else [])]
-        if self.gguf_file is not None:
-            wanted = ["*.json", "*.jinja", "*.txt", "*.model", self.gguf_file]
+        wanted = [*_SMALL, *(["*.py"] if code else [])]
+        if self.gguf_file is not None:  # it holds the vocabulary too
+            wanted = [*_SMALL, self.gguf_file]
+        elif weights:
+            wanted.append("*.safetensors")
         try:
             folder = snapshot_download(
                 self.name,

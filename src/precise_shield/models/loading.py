@@ -115,6 +115,32 @@ class LoadedModel:
         return int(self.model.config.image_token_id) if self.has_images else None
 
 
+@dataclass(frozen=True)
+class Reader:
+    """What stands between words or pictures and a model: all of it but the weights."""
+
+    tokenizer: PreTrainedTokenizerBase
+    processor: ProcessorMixin | None
+    """None for a model that sees no pictures."""
+
+    template: str
+    """Source of the Jinja chat template in use."""
+
+
+def reader(spec: ModelSpec) -> Reader:
+    """Tokenizer, processor and chat template of a model; of the hub only small files are fetched.
+
+    Raises:
+        LoadingError: one of them is missing or does not load.
+    """
+    with quiet():
+        source = locate(spec.path, spec.revision, spec.gguf_file)
+        config = read_config(source, spec, searched=False)
+        source = source.fetched(spec.trust_remote_code, weights=False)
+        tokenizer, processor = _words(source, config, spec)
+        return Reader(tokenizer, processor, _template(source, spec, tokenizer, processor))
+
+
 def load(spec: ModelSpec, *, searched: bool = True) -> LoadedModel:
     """Load a model, its tokenizer and, where it has eyes, its processor.
 

@@ -14,7 +14,7 @@ from precise_shield.core.records import HARMS, Cell
 from precise_shield.core.sites import NeuronSet, Site
 from precise_shield.core.store import Stage
 from precise_shield.identify.collect import Stats
-from precise_shield.identify.crossed import further
+from precise_shield.identify.crossed import further, with_complied
 from precise_shield.identify.scores import SCORES
 from precise_shield.identify.select import (
     Place,
@@ -88,10 +88,7 @@ def select(stats: Stats, choice: Selection, anchor: str) -> dict[str, NeuronSet]
     there = places_of(stats, choice)
     cells = {place: contrast(stats, place, choice).draw(0) for place in there}
     more = {one.name: masks(stats, one, choice).draw(0) for one in further(stats, there, choice)}
-    complied = [one for name, one in more.items() if name.startswith("complied:")]
-    if complied:
-        more["complied"] = NeuronSet.union(complied)
-    return named_sets(cells, anchor) | more
+    return named_sets(cells, anchor) | with_complied(more)
 
 
 def places_of(stats: Stats, choice: Selection) -> list[Place]:

@@ -20,6 +20,7 @@ from precise_shield.models.skeleton import skeleton
 from precise_shield.workflows.base.config import Config
 from precise_shield.workflows.base.embedded import spec_of
 from precise_shield.workflows.base.sections.model import ModelSection
+from precise_shield.workflows.plan.reading import reading
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 CELLS = 60
@@ -36,12 +37,13 @@ def doctor(section: ModelSection) -> dict[str, Any]:
 
 
 def describe(section: ModelSection) -> dict[str, Any]:
-    """Architecture, towers, units and memory, from the configuration alone.
+    """Architecture, towers, units, memory and how it is spoken to, without its weights.
 
     Raises:
         UserError: the architecture is unknown or has no readable configuration.
     """
-    found = skeleton(spec_of(section))
+    spec = spec_of(section)
+    found = skeleton(spec)
     towers = {}
     for tower in layouts_for(found.config.model_type):
         towers[tower] = _tower(found.model, tower)
@@ -55,6 +57,7 @@ def describe(section: ModelSection) -> dict[str, Any]:
         "parameters": parameters,
         "device": str(pick_device(section.device)),
         "towers": towers,
+        "reading": reading(spec, found.config),
         "memory_mib": _memory(found.model, towers["text"], parameters * BYTES.get(dtype, 4)),
     }
 

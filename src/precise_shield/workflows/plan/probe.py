@@ -31,11 +31,14 @@ from precise_shield.workflows.identify.collecting import LARGEST
 from precise_shield.workflows.identify.collecting import Plan as Reading
 from precise_shield.workflows.identify.quantities import affordable, needed
 from precise_shield.workflows.plan.work import Probing, Work, plan_of, trainings
-from precise_shield.workflows.verify.panel import first_token_readout
+from precise_shield.workflows.verify.panel import first_token_readout, spread
 from precise_shield.workflows.verify.stage import verified_prompts
 
 DRAWN = 12
 """Tokens that are generated to time one."""
+
+WHOLE = 8
+"""Answers that are generated to their end, to see how long answers get."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,10 @@ class Price:
     token: float = 0.0
     """Seconds of each further token of an answer."""
 
+    ends: int | None = None
+    """Tokens of the longest of some answers that all ended by themselves; None where one did not,
+    and an answer counts at the full length that it may take."""
+
     peak_mib: float | None = None
     """Highest memory, weights included."""
 
@@ -58,7 +65,8 @@ class Price:
         """Estimated seconds of one unit of `work`."""
         if self.seconds is None:
             return None
-        return self.seconds + self.token * max(0, work.tokens - 1)
+        tokens = work.tokens if self.ends is None else min(work.tokens, self.ends)
+        return self.seconds + self.token * max(0, tokens - 1)
 
 
 def prices(run: Probing, work: Iterable[Work]) -> dict[tuple[str, str], Price]:
@@ -184,8 +192,11 @@ def _answer(run: Probing) -> Price:
     first, _ = _timed(run, lambda: answer(middle, 1))
     whole, drawn = _timed(run, lambda: answer(middle, DRAWN))
     token = max(0.0, whole - first) / (drawn - 1) if drawn > 1 else first
-    count = len(middle)
-    return Price(first / count, token / count, batch=f"{count} answers, {drawn} tokens")
+    count, sample = len(middle), spread(rows, WHOLE, run.config.seed)
+    longest_said = answer(sample, section.max_new_tokens)
+    ends = longest_said if longest_said < section.max_new_tokens else None
+    batch = f"{count} answers, {drawn} tokens; {len(sample)} to their end, {longest_said} tokens"
+    return Price(first / count, token / count, ends, batch=batch)
 
 
 def _prompt(run: Probing) -> Price:

@@ -15,6 +15,7 @@ from precise_shield.workflows.base.config import Config
 from precise_shield.workflows.base.progress import Reporter
 from precise_shield.workflows.plan.doctor import describe
 from precise_shield.workflows.plan.probe import Price, prices
+from precise_shield.workflows.plan.reading import told
 from precise_shield.workflows.plan.work import Probing, Work, work_of
 
 LONG = 3600.0
@@ -46,9 +47,9 @@ KNOBS = {
 
 LEFT_OUT = (
     "loading and hashing the model, reading data, judging, served models, early stopping,"
-    " bootstrap and shuffled-label draws,"
-    " writing files and pages; answers count at their full length though most stop sooner; arms"
-    " of another form (full, lora, benign_rows) are priced as the configured form; kept parts"
+    " bootstrap and shuffled-label draws, writing files and pages; answers count at the length of"
+    " the longest of a few, or at their full length where one of those did not end; arms of"
+    " another form (full, lora, benign_rows) are priced as the configured form; kept parts"
     " (align.cache), finished stages and further processes, which make it faster, are not"
     " subtracted; every kind of reading is priced as the nearest of the timed ones"
 )
@@ -63,7 +64,7 @@ def probe(config: Config) -> dict[str, Any]:
         UserError: the model does not load, or data lack what a stage needs.
     """
     shown = describe(config.model)
-    told = {"name": config.name, **shown, "processes": _processes(config)}
+    head = {"name": config.name, **shown, "processes": _processes(config)}
     room = _room(torch.device(shown["device"]))
     weights = shown["memory_mib"]["weights"]
     spread = config.model.device_map is not None or config.model.shard == "fsdp"
@@ -73,13 +74,15 @@ def probe(config: Config) -> dict[str, Any]:
             " model.dtype: bfloat16, model.device_map: auto or model.shard: fsdp, or take a"
             " smaller model. Nothing was timed."
         )
-        return {**told, "stages": [], "problems": [why]}
+        return {**head, "stages": [], "problems": [why]}
     with tempfile.TemporaryDirectory() as folder:
         run = Probing(config, Path(folder), Reporter(quiet=True))
         run.assemble()
         work = work_of(run)
         cost = prices(run, work)
-    return {**told, **_table(config, work, cost, room), "warnings": run.warnings}
+    table = _table(config, work, cost, room)
+    table["problems"] += shown["reading"]["problems"]
+    return {**head, **table, "warnings": run.warnings}
 
 
 def _table(
@@ -99,6 +102,7 @@ def _table(
                 "seconds_each": price.seconds,
                 "seconds_a_further_token": price.token or None,
                 "tokens_a_second": 1 / price.token if price.token else None,
+                "tokens_an_answer": price.ends,
                 "peak_memory_mib": price.peak_mib,
             }
             for kind, price in cost.items()
@@ -212,6 +216,7 @@ def lines(found: dict[str, Any]) -> list[str]:
         )
     width = [max(len(line[i]) for line in table) for i in range(len(head))]
     shown = [f"model    {found['model']} on {found['device']}, {found['parameters']:,} parameters"]
+    shown += told(found["reading"])
     parts = found["processes"]
     shown.append("process  " + ", ".join(f"{key} {value}" for key, value in parts.items()))
     if found["stages"]:
