@@ -28,8 +28,9 @@ def factors_of(
     Raises:
         ConfigError: the strength is outside (0, 1).
 
-    Source: SGM (arXiv 2512.15052), expertise-weighted soft suppression; the weight is AurA's
-        (arXiv 2407.12824), whose AUROC is taken here from means and variances.
+    Source: SGM (arXiv 2512.15052), "expertise-weighted soft suppression": its abstract gives no
+        formula, so this is our reading. The weight is AurA's (arXiv 2407.12824), which has no
+        strength (1 here); the AUROC is taken from means and variances.
     """
     if not 0 < strength < 1:
         raise ConfigError(f"strength {strength} is not between 0 and 1: damping never silences.")
