@@ -3,6 +3,7 @@
     python studies/judges/study.py sheet --runs RUN ... --data DATA --out SHEET.csv --size 240
     python studies/judges/study.py table --runs RUN ...
     python studies/judges/study.py templates --data DATA
+    python studies/judges/study.py others --data MULTILINGUAL_REFUSALS/data
 
 `sheet` draws answers of finished runs, evenly over language, arm and harm, and writes them in
 random order with a key, their language and their text: no arm, no verdict, no prompt. Who labels it
@@ -12,7 +13,11 @@ each half of the labels: the rules were mended on `fit`, `report` is the figure 
 `templates` is the weaker check that every language has: the package's own refusal wordings, for
 which the patterns were written, and ordinary questions (MultiQ), read as if they were answers.
 
-The labels were made by a language model, not by people. DATA holds the sets that the runs read.
+`others` reads a copy of s-nlp/multilingual_refusals (MIT; en, de, es, fr, ru), whose refusals and
+answers two models wrote on demand, and writes counts alone.
+
+The labels were made by a language model, not by people, and are one source: two small models'
+answers in nine languages, read by one labeller. DATA holds the sets that the runs read.
 """
 
 from __future__ import annotations
@@ -24,16 +29,18 @@ import random
 from collections import defaultdict
 from pathlib import Path
 
-from precise_shield.core.records import Example
+from precise_shield.core.records import Example, Response
 from precise_shield.data.refusals import known_language, languages, wordings
 from precise_shield.data.sources import SourceOptions, load_source
+from precise_shield.evaluate.judges import RefusalPhrasesJudge
 from precise_shield.evaluate.reading import refuses
-from precise_shield.evaluate.refusal_error import key_of
+from precise_shield.evaluate.refusal_error import LabelledAnswer, Reading, error_rows, key_of
 from precise_shield.workflows.answer.judge_error import (
     arm_of,
     error_table,
     judge_errors,
     responses,
+    shown,
 )
 
 HERE = Path(__file__).parent
@@ -128,12 +135,42 @@ def templates(data: Path) -> None:
     (HERE / "results" / "templates.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
+OTHERS = {"english": "en", "german": "de", "spanish": "es", "french": "fr", "russian": "ru"}
+
+
+def others(data: Path) -> str:
+    """The classifier's errors on others' labelled refusals and answers, by language and half."""
+    from pyarrow import parquet
+
+    readings = []
+    judge = RefusalPhrasesJudge(name="refusal_phrases")
+    for name, language in OTHERS.items():
+        for file in sorted(data.glob(f"{name}-*.parquet")):
+            for number, row in enumerate(parquet.read_table(file).to_pylist()):
+                for column, text in row.items():
+                    label = "refusal" if column.startswith("refusal") else "compliance"
+                    example = Example(
+                        f"{name}:{number}", language, "text", "benign", "-", "test", f"{number}"
+                    )
+                    said = Response(example.id, "both models", str(text or ""), None, None)
+                    answer = LabelledAnswer(
+                        key_of(example.id, said.text), language, "benign", label
+                    )
+                    readings.append(Reading(answer, "all", judge.judge([(example, said)])[0].label))
+    lines = ["# `refusal_phrases` on s-nlp/multilingual_refusals", ""]
+    for half in ("report", "fit"):
+        rows = error_rows(each for each in readings if each.answer.half == half)
+        found = {"rows": [shown(row) for row in rows if row.arm is None]}
+        lines += [f"## half `{half}`", "", error_table(found)]
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Run one part of the study."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("part", choices=["sheet", "table", "templates"])
+    parser.add_argument("part", choices=["sheet", "table", "templates", "others"])
     parser.add_argument("--runs", type=Path, nargs="+", default=[])
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--out", type=Path, default=Path("sheet.csv"))
@@ -143,6 +180,8 @@ def main() -> None:
         print(sheet(given.runs, given.data, given.out, given.size, HERE / "labels.csv"))
     elif given.part == "table":
         table(given.runs)
+    elif given.part == "others":
+        (HERE / "results" / "others.md").write_text(others(given.data), encoding="utf-8")
     else:
         templates(given.data)
 

@@ -63,7 +63,7 @@ def judge_errors(
         "judge": judge,
         "half": half,
         "labels": {"given": len(wanted), "found": len({key for key, _ in found})},
-        "rows": [_shown(row) for row in error_rows(readings)],
+        "rows": [shown(row) for row in error_rows(readings)],
     }
 
 
@@ -97,7 +97,7 @@ def errors_against(folder: Path, labeller: str, judge: str) -> dict[str, Any]:
         "judge": judge,
         "half": None,
         "labels": {"given": found, "found": found},
-        "rows": [_shown(row) for row in error_rows(readings)],
+        "rows": [shown(row) for row in error_rows(readings)],
     }
 
 
@@ -169,7 +169,8 @@ def _hex(text: str) -> bool:
     return len(text) == 16 and set(text) <= set("0123456789abcdef")
 
 
-def _shown(row: ErrorRow) -> dict[str, Any]:
+def shown(row: ErrorRow) -> dict[str, Any]:
+    """One row of the errors as `judge error --json` has it."""
     return {
         "language": row.language,
         "arm": row.arm,
