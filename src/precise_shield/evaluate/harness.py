@@ -97,8 +97,8 @@ def _library() -> tuple[Any, Any, Any]:
         first, models, tasks = map(import_module, names)
     except ImportError as error:
         raise ConfigError(
-            'evaluate.harness needs lm-eval: pip install "precise-shield[lm-eval]", or leave it'
-            " out."
+            f'evaluate.harness needs lm-eval ({error}): pip install "precise-shield[lm-eval]", or'
+            " leave it out."
         ) from error
     return first, models, tasks
 
