@@ -208,9 +208,10 @@ def _task(row: RateRow) -> str:
     return row.measure if row.language is None else f"{row.measure}_{row.language}"
 
 
-def _stderr(row: RateRow) -> float | None:
+def _stderr(row: RateRow) -> float | str:
+    """The standard error; what is undefined is "N/A", which is how lm-eval's own table reads it."""
     if row.value is None or not row.n:
-        return None
+        return "N/A"
     return sqrt(row.value * (1 - row.value) / (row.effective or row.n))
 
 
