@@ -247,9 +247,10 @@ def _confidence(sets: Sequence[SetFacts]) -> Confidence:
 def _verification(sets: int, languages: Sequence[str]) -> Verification:
     dice = random.Random(13)
     readouts = []
-    places: list[tuple[str | None, Modality]] = [
+    places: list[tuple[str | None, Modality | None]] = [
         (la, mo) for mo in MODALITIES for la in [*languages, None]
     ]
+    places.append((None, None))
     for language, modality in places:
         base = 3.0 if language in ("en", "zh") else 0.3 + dice.random()
         p = 0.01 if dice.random() < 0.75 else 0.31
@@ -266,6 +267,7 @@ def _verification(sets: int, languages: Sequence[str]) -> Verification:
         readouts=readouts,
         benign_kl=kl,
         verdict="Suppressing MLS lowers refusal more than matched random sets do.",
+        refused=readouts[-1].model_copy(update={"n": 41, "base": 2.5}),
     )
 
 

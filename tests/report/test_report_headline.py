@@ -12,6 +12,7 @@ from precise_shield.core.summary import Measure, RateRow, Summary
 from precise_shield.core.summary.neurons import Sharing
 from precise_shield.report.compare import comparison
 from precise_shield.report.evidence import believe_findings, changed_findings, where_findings
+from precise_shield.report.figures import REFUSED_BEFORE, readout_table, suppression_figure
 from precise_shield.report.headline import safer_findings, verdict
 from precise_shield.report.tiles import tiles
 from precise_shield.report.view import View
@@ -175,6 +176,14 @@ def test_the_causal_check_needs_more_than_its_random_sets() -> None:
     assert tone(with_readouts(5.0, 0.001)) == "good"
     assert tone(with_readouts(0.0, 1.0)) == "bad"
     assert tone(summary.model_copy(update={"verification": None})) == "unclear"
+
+
+def test_refused_prompts_have_a_row_and_a_lane_of_their_own() -> None:
+    view = View(realistic())
+    row = next(r for r in readout_table(view).rows if r[0].text == REFUSED_BEFORE)
+    assert row[2].text == "41"
+    assert REFUSED_BEFORE in (figure := suppression_figure(view)).panels[-1].svg
+    assert REFUSED_BEFORE not in figure.panels[0].svg
 
 
 def test_an_unverified_receipt_is_said_loudly() -> None:

@@ -19,7 +19,7 @@ from precise_shield.workflows.identify.stage import identify, selection
 from precise_shield.workflows.verify.matrix import corrected, matrix
 from precise_shield.workflows.verify.panel import Surgery, first_token_readout, key, panel, spread
 from precise_shield.workflows.verify.role_items import held_out, readables, taught
-from precise_shield.workflows.verify.stage import verify
+from precise_shield.workflows.verify.stage import of_refused, readout_of_refused, verify
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +49,17 @@ def test_a_dose_of_one_is_exactly_the_untouched_model_and_zero_is_suppression(fi
     assert doses[0].chosen.kl > 0
     assert doses[2].chosen.log_odds != doses[0].chosen.log_odds
     assert len({reading.log_odds for reading in doses[0].random}) == 2  # sets differ
+
+
+def test_the_check_is_read_apart_where_there_is_a_refusal_to_take_away():
+    base = torch.tensor([1.0, -3.0, 2.0, 0.0])
+    off = torch.tensor([0.5, -9.0, 1.0, 9.0])
+    random = torch.stack([base, base - torch.tensor([2.0, 50.0, 2.0, 50.0])])
+    row = readout_of_refused(base, off, random)
+    assert (row.n, row.base, row.suppressed, row.random) == (2, 1.5, 0.75, [1.5, -0.5])
+    assert row.p_value == 2 / 3
+    assert of_refused(row).endswith("-0.75 nats, random sets -1.00 (p = 0.667).")
+    assert readout_of_refused(-base.abs(), off, random) is None
 
 
 def test_panel_readings_are_those_of_the_plain_functions(finished):

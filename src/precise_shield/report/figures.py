@@ -285,6 +285,8 @@ def suppression_figure(view: View) -> Figure | None:
         if rows:
             title = modality_name(modality)
             lanes = [_readout_lane(r) for r in rows]
+            if modality is None and check.refused is not None:
+                lanes.append(_readout_lane(check.refused, REFUSED_BEFORE))
             label = f"Refusal log-odds with the set suppressed, {title}"
             panels.append(Panel(title, marks_plot(label, lanes, axis, 1, "log-odds", "p (Holm)")))
     sets = max(len(r.random) for r in check.readouts)
@@ -303,14 +305,18 @@ def suppression_figure(view: View) -> Figure | None:
     )
 
 
-def _readout_lane(r: Readout) -> Lane:
-    where = f"{language_name(r.language)}, {modality_name(r.modality)}"
+REFUSED_BEFORE = "refused before"
+"""Prompts that the untouched model begins to refuse."""
+
+
+def _readout_lane(r: Readout, name: str | None = None) -> Lane:
+    where = name or f"{language_name(r.language)}, {modality_name(r.modality)}"
     marks = (
         Mark("base", r.base, tip=f"{where}: untouched {r.base:.2f}"),
         Mark("suppressed", r.suppressed, tip=f"{where}: suppressed {r.suppressed:.2f}"),
     )
     tip = f"{where}: {len(r.random)} random sets"
-    name = "all" if r.language is None else language_name(r.language)
+    name = name or ("all" if r.language is None else language_name(r.language))
     end = p_text(r.p_holm if r.p_holm is not None else r.p_value).replace(UNDEFINED, "undef.")
     return Lane(name, marks, end, r.language is None, tuple(r.random), tip)
 
@@ -319,14 +325,17 @@ def readout_table(view: View) -> Table:
     """Suppression against its random sets, in numbers."""
     check = view.summary.verification
     rows: Rows = []
-    for r in check.readouts if check else []:
+    found = [(language_name(r.language), r) for r in check.readouts] if check else []
+    if check and check.refused is not None:
+        found.append((REFUSED_BEFORE, check.refused))
+    for place, r in found:
         random = [value for value in r.random if isfinite(value)]
         mean = sum(random) / len(random) if random else nan
         low, high = (min(random), max(random)) if random else (nan, nan)
         as_low = sum(value <= r.suppressed for value in random)
         rows.append(
             [
-                language_name(r.language), modality_name(r.modality), whole(r.n),
+                place, modality_name(r.modality), whole(r.n),
                 real(r.base), real(r.suppressed), real(mean), real(low), real(high),
                 f"{as_low} of {len(random)}", p_entry(r.p_value), p_entry(r.p_holm),
             ]
@@ -339,5 +348,6 @@ def readout_table(view: View) -> Table:
         "Log-odds of refusal at the first response token",
         columns,
         rows,
-        note="p counts random sets that lower the log-odds at least as much as the safety set.",
+        note="p counts random sets that lower the log-odds at least as much as the safety set;"
+        f" {REFUSED_BEFORE}: prompts with log-odds above 0 in the untouched model.",
     )

@@ -29,5 +29,8 @@ class Verification(Part):
     """Per condition: KL(base ‖ condition) in nats a token, on benign test prompts' answers."""
     verdict: str
     """One sentence: whether suppression hurt refusal beyond its random control."""
+    refused: Readout | None = None
+    """The same over the prompts that the untouched model begins to refuse (log-odds above 0);
+    null where it refuses none. Elsewhere there is no refusal to take away."""
     causal: Causal = Field(default_factory=Causal)
     """Dose, rivals, set by cell, and deciding or writing."""

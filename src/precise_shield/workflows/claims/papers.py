@@ -13,6 +13,7 @@ from precise_shield.evaluate.bootstrap import GroupedDifference
 from precise_shield.workflows.base.config import Config
 from precise_shield.workflows.claims.groups import resourced, uneven
 from precise_shield.workflows.evaluate.stage import Evaluation
+from precise_shield.workflows.verify.stage import drops, of_refused
 
 Outcome = Literal["holds", "does not hold", "unclear", "not testable"]
 PS = "Precise Shield, arXiv 2604.08881"
@@ -70,9 +71,8 @@ def hits_of(found: Evaluation, measure: str) -> int:
 
 
 def _readout(found: Evaluation, verified: Verification) -> Claim:
-    pooled = verified.readouts[0]
-    drop = pooled.base - pooled.suppressed
-    control = pooled.base - sum(pooled.random) / len(pooled.random)
+    pooled, refused = verified.readouts[0], verified.refused
+    drop, control = drops(pooled)
     assert pooled.p_value is not None
     verdict: Outcome = "holds" if pooled.p_value <= 0.05 and drop > control else "does not hold"
     if not hits_of(found, "refusal_harmful"):
@@ -83,7 +83,8 @@ def _readout(found: Evaluation, verified: Verification) -> Claim:
         source=f"{PS}, section 4.3 (their readout is ASR)",
         reported="no figure; random masking changes little",
         measured=f"{-drop:+.2f} nats against {-control:+.2f} for {len(pooled.random)} random sets,"
-        f" p = {pooled.p_value:.3g}, n={pooled.n}",
+        f" p = {pooled.p_value:.3g}, n={pooled.n}"
+        + ("" if refused is None else f". {of_refused(refused)}"),
         verdict=verdict,
     )
 

@@ -39,7 +39,7 @@ def verify(run: Run) -> Verification:
 def _first(run: Run) -> Verification:
     surgery, section = Surgery(run), run.config.verify
     prompts = verified_prompts(run)
-    made_by = key(run, *prompts, random_sets=section.random_sets)
+    made_by = key(run, *prompts, random_sets=section.random_sets, rows="refused too")
     stage = run.store.stage("verify", made_by)
     what = f"verify on {len(prompts)} prompts against {section.random_sets} random sets"
     with run.working(stage, what) as todo:
@@ -53,8 +53,11 @@ def _first(run: Run) -> Verification:
                     with surgery.off(neurons)():
                         values.append(readout())
                     advance(1)
-            rows = readouts(prompts, base, values[0], torch.stack(values[1:]))
-            found = Verification(readouts=rows, benign_kl={}, verdict=verdict(rows))
+            suppressed, random = values[0], torch.stack(values[1:])
+            rows = readouts(prompts, base, suppressed, random)
+            refused = readout_of_refused(base, suppressed, random)
+            said = " ".join([verdict(rows), *([] if refused is None else [of_refused(refused)])])
+            found = Verification(readouts=rows, benign_kl={}, verdict=said, refused=refused)
             stage.write_json("verify.json", found.model_dump(mode="json"))
     return Verification.model_validate(stage.read_json("verify.json"))
 
@@ -117,6 +120,16 @@ def readouts(
     ]
 
 
+def readout_of_refused(
+    base: Float[Tensor, " prompts"],
+    suppressed: Float[Tensor, " prompts"],
+    random: Float[Tensor, "sets prompts"],
+) -> Readout | None:
+    """The pooled row over the prompts with refusal log-odds above 0 before; None without any."""
+    refused = base > 0
+    return _row(None, refused.tolist(), base, suppressed, random) if refused.any() else None
+
+
 def _row(
     place: tuple[str, str] | None,
     here: list[bool],
@@ -142,8 +155,7 @@ def _row(
 def verdict(rows: Sequence[Readout]) -> str:
     """One sentence, as careful as the numbers."""
     pooled, cells = rows[0], rows[1:]
-    drop = pooled.base - pooled.suppressed
-    control = pooled.base - sum(pooled.random) / len(pooled.random)
+    drop, control = drops(pooled)
     hurt = sum(1 for row in cells if row.p_holm is not None and row.p_holm <= 0.05)
     numbers = (
         f"suppression moves the refusal log-odds by {-drop:+.2f} nats, matched random sets by"
@@ -153,3 +165,17 @@ def verdict(rows: Sequence[Readout]) -> str:
     if pooled.p_value is not None and pooled.p_value <= 0.05 and drop > control:
         return f"The neurons carry refusal beyond chance: {numbers}."
     return f"No effect beyond the random control: {numbers}."
+
+
+def of_refused(row: Readout) -> str:
+    """What the readout is where there is a refusal to take away."""
+    drop, control = drops(row)
+    return (
+        f"On the {row.n} prompts that the untouched model begins to refuse: {-drop:+.2f} nats,"
+        f" random sets {-control:+.2f} (p = {row.p_value:.3g})."
+    )
+
+
+def drops(row: Readout) -> tuple[float, float]:
+    """How far the log-odds fall under the set, and under its random sets on average, in nats."""
+    return row.base - row.suppressed, row.base - sum(row.random) / len(row.random)
