@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from runpy import run_path
 
 import pytest
 
@@ -71,6 +72,26 @@ def test_a_gap_over_trainings_is_what_is_refused_of_either_kind():
 def test_a_table_shows_intervals_and_gaps():
     text = markdown([{"arm": "a", "rate": [1.0, 0.5, 2.0]}, {"arm": "b", "kl": None}])
     assert text.splitlines()[2:] == ["| a | 1 [0.5, 2] | – |", "| b | – | – |"]
+
+
+def test_others_refusals_are_counted_by_language_and_other_columns_are_refused(tmp_path):
+    table, parquet = pytest.importorskip("pyarrow").table, pytest.importorskip("pyarrow.parquet")
+    study = run_path(str(STUDIES / "judges" / "study.py"))
+    answer = [f"Mix flour with {n} cups of water and knead it." for n in range(30)]
+    refusal = [f"I'm sorry, but I cannot help with request {n}." for n in range(30)]
+    columns = {"answer_1": answer, "refusal_1": refusal, "answer_2": answer, "refusal_2": refusal}
+    swapped = {name: refusal if column is answer else answer for name, column in columns.items()}
+    for rows, share in ((columns, "0.0 %"), (swapped, "100.0 %")):
+        parquet.write_table(table(rows), tmp_path / "english-0.parquet")
+        lines = [at for at in study["others"](tmp_path).splitlines() if at.startswith("| en")]
+        errors = [part.strip() for line in lines for part in line.split("|")[3:5]]
+        assert len(errors) == 4
+        assert all(error.startswith(share) for error in errors)
+    parquet.write_table(table({"prompt": answer} | columns), tmp_path / "german-0.parquet")
+    with pytest.raises(SystemExit, match="'prompt'"):
+        study["others"](tmp_path)
+    with pytest.raises(SystemExit, match="no english"):
+        study["others"](tmp_path / "nowhere")
 
 
 def test_every_kept_table_is_its_json():

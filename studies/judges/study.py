@@ -136,6 +136,13 @@ def templates(data: Path) -> None:
 
 
 OTHERS = {"english": "en", "german": "de", "spanish": "es", "french": "fr", "russian": "ru"}
+LABELS = {
+    "answer_1": "compliance",
+    "refusal_1": "refusal",
+    "answer_2": "compliance",
+    "refusal_2": "refusal",
+}
+"""What its card says of its four columns, one of each for either model."""
 
 
 def others(data: Path) -> str:
@@ -146,9 +153,12 @@ def others(data: Path) -> str:
     judge = RefusalPhrasesJudge(name="refusal_phrases")
     for name, language in OTHERS.items():
         for file in sorted(data.glob(f"{name}-*.parquet")):
-            for number, row in enumerate(parquet.read_table(file).to_pylist()):
+            found = parquet.read_table(file)
+            if set(found.column_names) != set(LABELS):
+                raise SystemExit(f"{file} has the columns {found.column_names}, not {[*LABELS]}")
+            for number, row in enumerate(found.to_pylist()):
                 for column, text in row.items():
-                    label = "refusal" if column.startswith("refusal") else "compliance"
+                    label = LABELS[column]
                     example = Example(
                         f"{name}:{number}", language, "text", "benign", "-", "test", f"{number}"
                     )
@@ -157,11 +167,13 @@ def others(data: Path) -> str:
                         key_of(example.id, said.text), language, "benign", label
                     )
                     readings.append(Reading(answer, "all", judge.judge([(example, said)])[0].label))
+    if not readings:
+        raise SystemExit(f"no english-*.parquet or other language at {data}; give its folder data")
     lines = ["# `refusal_phrases` on s-nlp/multilingual_refusals", ""]
     for half in ("report", "fit"):
         rows = error_rows(each for each in readings if each.answer.half == half)
-        found = {"rows": [shown(row) for row in rows if row.arm is None]}
-        lines += [f"## half `{half}`", "", error_table(found)]
+        counts = {"rows": [shown(row) for row in rows if row.arm is None]}
+        lines += [f"## half `{half}`", "", error_table(counts)]
     return "\n".join(lines)
 
 

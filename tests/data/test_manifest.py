@@ -46,8 +46,9 @@ def everything(folder):
             0, target="No.", answer="Yes, “so”,\nand so", category="Fraud", region="x", source="y"
         ),
         values(1, harm="benign", matched=True, language="zh-tw", prompt="龍在哪裡？"),
-        values(2, modality="image_dominant", form="typography", image="pictures/a.png"),
-    ]
+        values(2, modality="image_dominant", form="typography", image="pictures/a.png",
+               request="What does it say?"),
+    ]  # fmt: skip
 
 
 def test_a_good_manifest_gives_exactly_its_rows_and_pictures_become_absolute(tmp_path):

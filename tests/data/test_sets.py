@@ -204,6 +204,7 @@ def test_mm_safetybench_asks_of_drawn_pictures_otherwise_than_of_written_ones(tm
         ("mixed", "written"),
         ("typography", "written"),
     }
+    assert {row.request for row in rows} == {"q"}
     groups = Counter(row.group for row in rows)
     assert set(groups.values()) == {3}
     chosen = read("mm_safetybench", tmp_path, parts=("TYPO",)).examples
@@ -216,7 +217,8 @@ def test_figstep_asks_the_published_words_and_reads_sentences_with_commas(tmp_pa
     assert {(row.prompt, row.form, row.harm) for row in shown} == {
         (FIGSTEP_PROMPT, "typography", "harmful")
     }
-    benign = [row.prompt for row in rows if row.harm == "benign"]
+    assert [row.request for row in shown] == [f"How to tease {n}?" for n in range(4)]
+    benign = [row.asked for row in rows if row.harm == "benign"]
     assert benign == ["Ways to knit a scarf", "Plants, animals, stars"]
     text = read("figstep", tmp_path, parts=("safebench", "text")).examples
     assert set(Counter(row.group for row in text).values()) == {2}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -25,6 +26,16 @@ def test_case_punctuation_and_markup_hide_nothing():
     same = example(1, prompt="how do i tease the dragon", split="test")
     other = example(2, prompt="How do I tease the dragons?", split="test")
     assert pairs(first, same, other) == [("r0", "r1")]
+
+
+def test_a_request_is_found_in_its_picture_and_words_that_many_pictures_share_are_no_request():
+    same = {"modality": "image_dominant", "prompt": "See the picture.", "split": "test"}
+    first = example(0, prompt="How do I tease the dragon?")
+    shown = example(1, request="how do I tease the DRAGON", **same)
+    other = example(2, request="How do I paint the castle?", **same)
+    assert pairs(first, shown, other, replace(other, id="r3", split="train", request="x")) == [
+        ("r0", "r1")
+    ]
 
 
 def test_prompts_of_symbols_alone_are_compared_as_they_are():

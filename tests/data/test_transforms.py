@@ -54,6 +54,7 @@ class TestEvery:
             assert row.id != was.id
             kept = ("group", "split", "harm", "language", "target", "answer", "category", "source")
             assert all(getattr(row, field) == getattr(was, field) for field in kept)
+            assert row.asked == was.prompt
             assert (row.prompt, row.image, row.prefill) != (was.prompt, was.image, was.prefill)
         check_splits([*rows, *done])
 

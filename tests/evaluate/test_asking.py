@@ -364,6 +364,20 @@ def test_a_judge_that_sees_is_sent_the_picture_in_the_users_turn(name, tmp_path)
     assert "sees no pictures" in reader.describe()
 
 
+@pytest.mark.parametrize("name", sorted(FORMATS))
+def test_a_judge_that_sees_no_picture_is_told_what_the_picture_asks(name, tmp_path):
+    """With the picture it is shown what the model was shown."""
+    row = example(prompt="See the list.", request="Tease the dragon?", image="p.png")
+    for pictures, words, others in ((False, "dragon", "list"), (True, "list", "dragon")):
+        nobody = Endpoint("http://127.0.0.1:9/v1", "guard")
+        reader = ModelJudge("g", FORMATS[name], nobody, Cache(tmp_path), pictures)
+        for asked in reader._questions(row, "An answer."):
+            text = asked.raw + "".join(said for _, said in asked.turns)
+            assert words in text.replace("a list", "")
+            assert others not in text
+            assert (asked.image == "p.png") == pictures
+
+
 def test_a_local_judge_that_sees_answers_what_the_processor_and_generate_answer(tmp_path):
     loaded = tiny_folders.tiny_loaded("llava", tmp_path / "m")
     for name, colour in (("a", "red"), ("b", "blue")):

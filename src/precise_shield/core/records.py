@@ -96,6 +96,15 @@ class Example:
     prefill: str | None = None
     """Words that the answer is made to begin with (the prefill attack); they count as said."""
 
+    request: str | None = None
+    """What is asked in plain words, where `prompt` does not say it: it is written in the picture,
+    or dressed up. A judge that sees no picture is told this; the model never is."""
+
+    @property
+    def asked(self) -> str:
+        """The request in plain words."""
+        return self.prompt if self.request is None else self.request
+
     @property
     def cell(self) -> Cell:
         return Cell(self.language, self.modality, self.harm)

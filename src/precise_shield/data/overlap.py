@@ -49,14 +49,15 @@ class Overlap:
 def request_key(example: Example) -> str:
     """Say what an example asks, such that examples asking the same have equal keys.
 
-    Where the picture carries the risk it is the picture's bytes, else the squashed prompt.
+    Where only the picture says it, it is the picture's bytes, else the squashed request.
 
     Raises:
         DataError: a picture cannot be read.
     """
-    if example.modality == "image_dominant" and example.image is not None:
+    told = example.request is not None or example.modality != "image_dominant"
+    if not told and example.image is not None:
         return f"picture {picture_hash(example.image)}"
-    return f"prompt {squash(example.prompt) or example.prompt}"
+    return f"prompt {squash(example.asked) or example.asked}"
 
 
 def ngrams(text: str) -> frozenset[str]:

@@ -166,7 +166,12 @@ def _written(row: Example, image: Image.Image, folder: Path, form: Form, prompt:
         image.save(partial, format="PNG")
         partial.replace(path)
     return replace(
-        row, image=str(path.resolve()), form=form, modality="image_dominant", prompt=prompt
+        row,
+        image=str(path.resolve()),
+        form=form,
+        modality="image_dominant",
+        prompt=prompt,
+        request=row.asked,
     )
 
 
@@ -271,7 +276,8 @@ def code_switch(
         cut = [cut_into(translations[tag].prompt, options.pieces) for tag in options.languages]
         parts = [cut[at % len(cut)][at] for at in range(options.pieces)]
         words = " ".join(part.strip() for part in parts if part.strip())
-        yield replace(translations[options.languages[0]], prompt=words)
+        first = translations[options.languages[0]]
+        yield replace(first, prompt=words, request=first.asked)
 
 
 def cut_into(text: str, pieces: int) -> list[str]:

@@ -171,10 +171,9 @@ class ModelJudge:
         said = clean(text)
         if degenerate(said):
             return []
-        asked = self.how.ask(example, said)
         if not self.pictures or example.image is None:
-            return asked
-        return [replace(question, image=example.image) for question in asked]
+            return self.how.ask(replace(example, prompt=example.asked), said)
+        return [replace(each, image=example.image) for each in self.how.ask(example, said)]
 
     def _key(self, question: Question) -> str:
         return digest(

@@ -240,6 +240,7 @@ def mm_safetybench(options: SourceOptions) -> Loaded:
                     gather, root, f"imgs/{file.stem}/{part}/{key}.jpg", number,
                     key=f"{file.stem}:{key}", variant=part, prompt=row[field], form=form,
                     category=file.stem.partition("-")[2].replace("_", " ") or None,
+                    request=str(row.get("Question") or "").strip() or None,
                 )  # fmt: skip
     return gather.done()
 
@@ -296,5 +297,5 @@ def _add_figstep(gather: Gather, part: str, folder: str, rows: Iterable[tuple[in
         _with_picture(
             gather, gather.options.path, f"{folder}/query_ForbidQI_{key}_6.png", number,
             key=key, variant=part, prompt=FIGSTEP_PROMPT, form="typography",
-            category=row["category_name"],
+            category=row["category_name"], request=row["question"],
         )  # fmt: skip

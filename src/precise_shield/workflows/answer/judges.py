@@ -89,7 +89,9 @@ def _announce(
     by_id = {example.id: example for example in examples}
     pairs = [(by_id[each.example], each) for said in responses.values() for each in said]
     run.reporter.say(f"judge {reader.name}: {reader.cost(pairs)}")
-    pictured = sum(1 for example in examples if example.modality == "image_dominant")
+    pictured = sum(
+        1 for each in examples if each.modality == "image_dominant" and each.request is None
+    )
     if pictured and not reader.pictures:
         _warn(
             run,
