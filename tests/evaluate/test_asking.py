@@ -23,11 +23,16 @@ from precise_shield.evaluate.formats import FORMATS
 from precise_shield.evaluate.judges import Judge
 from precise_shield.evaluate.local import LocalModel
 from precise_shield.evaluate.server import LONGEST_QUOTE, Pace
+from precise_shield.models.asking import rendered
 from precise_shield.models.loading import ModelSpec
 from precise_shield.workflows.answer.asked import identified
 
 GUARD = FORMATS["qwen3guard"]
 UNSAFE = "Safety: Unsafe\nCategories: Violent\nRefusal: No"
+TURNS = [
+    {"role": "user", "content": "May I {tease} it?"},
+    {"role": "assistant", "content": "No."},
+]
 SAFE = "Safety: Safe\nCategories: None\nRefusal: No"
 
 
@@ -318,6 +323,28 @@ def test_local_weights_answer_what_generate_answers(name, family, tmp_path):
     assert replies[1] == loaded.tokenizer.decode(new, skip_special_tokens=True).strip()
     reader = ModelJudge("local", how, local, Cache(tmp_path / "cache"))
     assert all(verdict.judge == "local" for verdict in reader.judge(asked))
+
+
+def test_a_template_that_knows_words_as_parts_only_loses_none_and_one_that_drops_words_is_refused(
+    tmp_path,
+):
+    """Llama-Guard-3-1B's way: a turn's plain words are left out without an error."""
+    loaded = tiny_folders.tiny_loaded("llama", tmp_path / "m")
+    turn = "{% for m in messages %}<|{{ m.role }}|>"
+    part = "{% for p in m.content %}{{ p.text }}{% endfor %}"
+    plain = rendered(loaded, TURNS, opens_answer=False)
+    for words, kept in ((part, TURNS), ("{{ m.content[0].text }}", TURNS), ("", None)):
+        other = replace(loaded, template=f"{turn}{words}<|end|>\n{{% endfor %}}")
+        if kept is None:
+            with pytest.raises(LoadingError, match="leaves out words"):
+                rendered(other, TURNS, opens_answer=False)
+        else:
+            assert rendered(other, kept, opens_answer=False) == plain
+    assert "{tease}" in plain
+    bare = loaded.tokenizer.apply_chat_template(
+        TURNS, chat_template=f"{turn}{part}{{% endfor %}}", tokenize=False
+    )
+    assert "tease" not in bare
 
 
 def test_a_server_that_reports_other_weights_or_a_new_revision_is_another_judge(tmp_path):

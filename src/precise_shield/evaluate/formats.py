@@ -308,6 +308,7 @@ HARMBENCH = _add(
         languages=ENGLISH,
         tells_refusals=False,
         tokens=4,
+        note="Contextual behaviours are asked in its standard form, their context before them.",
     )
 )
 STRONGREJECT = _add(

@@ -34,22 +34,56 @@ def rendered(
         pictured: whether the first user's turn begins with a picture.
 
     Raises:
-        LoadingError: the template does not take such a conversation, or the model no pictures.
+        LoadingError: the template does not take such a conversation or leaves words of it out, or
+            the model sees no pictures.
     """
     if pictured and not loaded.has_images:
         raise LoadingError(
             f"{loaded.spec.path} sees no pictures, and its questions have some; set the judge's"
             " pictures to false, or take another model."
         )
-    said: list[Message] = list(turns)
-    if loaded.has_images:
-        said = [
-            {"role": t["role"], "content": [{"type": "text", "text": t["content"]}]} for t in turns
-        ]
+    parts = _takes_parts(loaded, [turn["role"] for turn in turns], opens_answer)
+    said = _in_parts(turns) if parts or pictured else list(turns)
     if pictured:
         next(turn for turn in said if turn["role"] == "user")["content"].insert(
             0, {"type": "image"}
         )
+    return _templated(loaded, said, opens_answer)
+
+
+def _in_parts(turns: Sequence[Message]) -> list[Message]:
+    return [
+        {"role": turn["role"], "content": [{"type": "text", "text": turn["content"]}]}
+        for turn in turns
+    ]
+
+
+def _takes_parts(loaded: LoadedModel, roles: Sequence[str], opens_answer: bool) -> bool:
+    """Whether the template shows words that are parts of a turn, or plain ones, told by trying.
+
+    Some templates leave out, without an error, what comes in the other way: that of
+    Llama-Guard-3-1B, a model of words alone, knows parts only.
+    """
+    words = [f"[words of turn {number}]" for number in range(len(roles))]
+    turns: list[Message] = [
+        {"role": role, "content": text} for role, text in zip(roles, words, strict=True)
+    ]
+    failed: LoadingError | None = None
+    for parts in (loaded.has_images, not loaded.has_images):
+        try:
+            text = _templated(loaded, _in_parts(turns) if parts else turns, opens_answer)
+        except LoadingError as error:
+            failed = failed or error
+            continue
+        if all(word in text for word in words):
+            return parts
+    raise failed or LoadingError(
+        f"{loaded.spec.path}: the chat template leaves out words of a judge's question"
+        f" ({', '.join(roles)}). Is it the model that the format was made for?"
+    )
+
+
+def _templated(loaded: LoadedModel, said: list[Message], opens_answer: bool) -> str:
     try:
         text = loaded.tokenizer.apply_chat_template(
             said,
