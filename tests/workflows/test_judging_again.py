@@ -258,9 +258,12 @@ def test_a_cell_that_a_spreadsheet_would_compute_is_made_inert(folder, tmp_path)
     stage = folder / "stages" / "answers" / key / "responses.jsonl"
     lines = [json.loads(line) | {"text": "=cmd()"} for line in stage.read_text().splitlines()]
     stage.write_text("\n".join(map(json.dumps, lines)) + "\n")
+    asked = stage.with_name("examples.jsonl")
+    lines = [json.loads(line) | {"request": "+1?"} for line in asked.read_text().splitlines()]
+    asked.write_text("\n".join(map(json.dumps, lines)) + "\n")
     write_sheet(folder, tmp_path / "sheet.csv", size=10)
     _, rows = labelled(tmp_path / "sheet.csv", lambda row: "safe")
-    assert {row["response"] for row in rows} == {"'=cmd()"}
+    assert {(row["request"], row["response"]) for row in rows} == {("'+1?", "'=cmd()")}
 
 
 def test_a_sheet_of_hostile_and_huge_answers_shows_them_as_text_and_comes_back(folder, tmp_path):

@@ -24,7 +24,17 @@ from precise_shield.workflows.answer.judges import reopened, update
 from precise_shield.workflows.answer.spreadsheets import fitting, inert
 from precise_shield.workflows.base.config import load_config
 
-COLUMNS = ("item", "language", "modality", "image", "prompt", "response", "label", "note")
+COLUMNS = (
+    "item",
+    "language",
+    "modality",
+    "image",
+    "prompt",
+    "request",
+    "response",
+    "label",
+    "note",
+)
 LABELS: tuple[Label, ...] = get_args(Label)
 
 
@@ -61,8 +71,8 @@ def write_sheet(folder: Path, out: Path, *, size: int = 200, seed: int = 0) -> i
     for item in drawn:
         example = examples[item.example]
         text = texts[item.example, item.conditions[0]]
-        image = "" if example.image is None else example.image
-        cells = (item.item, example.language, example.modality, image, example.prompt, text, "", "")
+        asked = (example.image or "", example.prompt, example.request or "")
+        cells = (item.item, example.language, example.modality, *asked, text, "", "")
         writer.writerow([inert(fitting(visible(cell))) for cell in cells])
     stage = RunStore(folder).stage("sheet", {"answers": key, "size": size, "seed": seed})
     if not stage.done:

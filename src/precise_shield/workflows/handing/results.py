@@ -134,7 +134,9 @@ def answer_rows(summary: Summary, kept: Answers, judged: list[Judged], rule: Rul
 
 def _asked(example: Any) -> Row:
     names = ("language", "modality", "form", "harm", "category", "source", "region", "group")
-    row = {name: getattr(example, name) for name in (*names, "matched", "prompt", "image")}
+    row = {
+        name: getattr(example, name) for name in (*names, "matched", "prompt", "request", "image")
+    }
     return {"example": example.id, **row}
 
 
