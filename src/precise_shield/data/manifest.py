@@ -161,7 +161,7 @@ class _Rules:
         self.max_pixels = max_pixels
         self.ids: set[str] = set()
         self.groups: dict[str, tuple[str, str]] = {}
-        self.picture_problem = lru_cache(maxsize=None)(self._picture_problem)
+        self.picture = lru_cache(maxsize=None)(self._picture)
 
     def broken_by(self, row: Values) -> list[str]:
         """Say each rule that the row breaks; the values of a good row are made ready."""
@@ -193,23 +193,26 @@ class _Rules:
             found.append(f"group {row['group']!r} is in {row['split']} here and in {split} above")
         if harm != row["harm"]:
             found.append(f"group {row['group']!r} is {row['harm']} here and {harm} above")
-        if needs_picture and "image" in row and (problem := self.picture_problem(row["image"])):
-            found.append(problem)
+        if needs_picture and "image" in row:
+            picture = self.picture(row["image"])
+            found += [picture] if isinstance(picture, str) else []
         return found
 
-    def _picture_problem(self, name: str) -> str | None:
+    def _picture(self, name: str) -> Path | str:
+        """Where a good picture lies, or what is wrong with it; each is opened once."""
         try:
-            open_image(inside(self.folder, name), self.max_pixels)
+            path = inside(self.folder, name)
+            open_image(path, self.max_pixels)
         except DataError as error:
             return str(error)
-        return None
+        return path
 
     def accept(self, row: Values) -> Example:
         """Remember a good row and make it an example."""
         self.ids.add(row["id"])
         self.groups.setdefault(row["group"], (row["split"], row["harm"]))
         if "image" in row:
-            row["image"] = str((self.folder / row["image"]).resolve())
+            row["image"] = str(self.picture(row["image"]))
         return Example(**row)
 
 
