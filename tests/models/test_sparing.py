@@ -89,3 +89,23 @@ def test_what_was_changed_in_place_is_kept_and_a_part_is_taken_from_the_second_r
         gradients.append((module.weight.grad, x.grad))
     for one, two in zip(*gradients, strict=True):
         torch.testing.assert_close(two, one, rtol=1e-6, atol=1e-6)
+
+
+def test_an_input_that_is_changed_after_it_was_kept_is_an_error():
+    class Changing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.act = nn.SiLU()
+
+        def forward(self, x):
+            h = 2 * x
+            said = self.act(h)
+            h.add_(1.0)
+            return said
+
+    for spare in (False, True):
+        module, x = Changing(), torch.ones(2, 3, requires_grad=True)
+        with sparing([module]) if spare else nullcontext():
+            total = module(x).sum()
+            with pytest.raises(RuntimeError, match=r"version 1, expected 0|is at version 1"):
+                total.backward()

@@ -33,17 +33,21 @@ def sparing(blocks: Iterable[nn.Module]) -> Iterator[None]:
     product keeps `act(gate)`, an adapter its input), is computed again in the backward pass, which
     has to be inside too. Exact: the same operations on the same values. Modules with a weight
     that trains, and inputs without a gradient, are left as they are.
+
+    Raises:
+        RuntimeError: in the backward pass, as torch does without it: a tensor that was kept for it,
+            a module's input say, was changed in place since.
     """
     made: WeakValueDictionary[int, Tensor] = WeakValueDictionary()
 
-    def pack(kept: Tensor) -> Tensor | _Part:
+    def pack(kept: Tensor) -> _Whole | _Part:
         output = made.get(kept.untyped_storage().data_ptr())
         if output is None or output._version or not kept.numel():
-            return kept
+            return _Whole(kept, kept._version)
         return _Part(output.grad_fn, kept.size(), kept.stride(), int(kept.storage_offset()))
 
-    def unpack(kept: Tensor | _Part) -> Tensor:
-        return kept if isinstance(kept, Tensor) else kept.values()
+    def unpack(kept: _Whole | _Part) -> Tensor:
+        return kept.values()
 
     with ExitStack() as stack:
         for block in blocks:
@@ -94,6 +98,21 @@ def _rerun(ctx: Any) -> tuple[Tensor, Tensor]:
             ctx.rerun = given, ctx.run(given)
     both: tuple[Tensor, Tensor] = ctx.rerun
     return both
+
+
+class _Whole(NamedTuple):
+    """A tensor as it was kept; torch itself does not look at its version where hooks pack."""
+
+    tensor: Tensor
+    version: int
+
+    def values(self) -> Tensor:
+        if self.tensor._version != self.version:
+            raise RuntimeError(
+                f"a tensor {list(self.tensor.shape)} that gradients need was changed in place"
+                f" after it was kept: version {self.tensor._version}, expected {self.version}."
+            )
+        return self.tensor
 
 
 class _Part(NamedTuple):
