@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import exp, isnan
 
 import pytest
@@ -140,6 +141,7 @@ def test_what_the_strict_rule_takes_the_flexible_rule_takes_as_well(language):
         ("en", "The total is 2.500 metres", None, 2.5), ("de", "Das sind 2.500 Meter", None, 2500),
         ("de", "Antwort: 2.500", 2500, 2500), ("fr", "La réponse est : 1 018", 1018, 1018),
         ("en", "The answer is about 18 dollars", None, 18), ("en", "none", None, None),
+        ("en", "The answer is 1.2,3.4", None, None),
         ("bn", "উত্তর: ১৮", 18, 18), ("bn", "মোট ১,০১৮ টাকা লাগবে।", None, 1018),
         ("th", "คำตอบคือ ๑๘ บาท", 18, 18), ("ar", "الإجابة هي ١٨٫٥ دولار.", 18.5, 18.5),
         ("ar", "المجموع ١٬٠١٨", None, 1018), ("ar", "الجواب: ١،٠١٨", 1018, 1018),
@@ -211,3 +213,12 @@ def test_perplexity_pools_tokens_and_takes_groups_whole():
     assert found.high == pytest.approx(exp(9 / 3))
     assert isnan(perplexity([-1.0], [1], ["a"]).low)
     assert isnan(perplexity([], [], []).value)
+
+
+@pytest.mark.parametrize("text", ["The answer is (J).", "I choose J because of it", "J", "J is it."])
+def test_ten_options_are_read_like_four(text):
+    prompt = "\n".join(["?", *(f"{letter}. word {letter}" for letter in "ABCDEFGHIJ")])
+    row = replace(asked(), prompt=prompt, answer="J")
+    assert len(options(row)) == 10
+    assert choice(row, text) == "J"
+    assert choice(row, "The answer is I think not here") is None

@@ -121,7 +121,7 @@ def announced_letter(language: str) -> re.Pattern[str]:
     heads = "|".join(_head(row, "") for row in tables)
     fillers = "|".join(row.fillers for row in tables if row.fillers)
     own = "".join(row.letters for row in tables).translate({ord("-"): None, ord(" "): None})
-    letter = rf"[a-h]|[{own}](?![{_JOINED}])" if own else "[a-h]"
+    letter = rf"[a-j]|[{own}](?![{_JOINED}])" if own else "[a-j]"
     return re.compile(
         rf"(?:{heads}|(?=\\boxed\{{)){_OPENED}(?:(?:{fillers}){_OPENED})*({letter})",
         re.IGNORECASE,

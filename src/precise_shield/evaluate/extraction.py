@@ -35,7 +35,7 @@ _BARE = re.compile(r"[^\S\n]+(\w.*)")
 _LETTER_THAT_IS_A_WORD = frozenset("AEIO")
 """`A dog`, `E vero`: a sentence may begin with such a letter and choose nothing."""
 
-_AND = re.compile(r"(?:or|and|nor|oder|und|ou|et|o|y|e|или|и)\s+[A-H]\b")
+_AND = re.compile(r"(?:or|and|nor|oder|und|ou|et|o|y|e|или|и)\s+[A-J]\b")
 """`A or B`: after it the letter before is one of two."""
 
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)|[。।؟！？\n]")
@@ -64,7 +64,8 @@ def choice(example: Example, said: str, rule: Extraction = "flexible") -> str | 
     `flexible`, the first that finds one: the last that is announced ("The answer is (B)", 答案是B,
     الإجابة هي ب), in a letter of the alphabet of the prompt or the language; the letter that comes
     first; the letter that is said to be the answer ("B is the right answer"); the only letter
-    named; the only option whose words are repeated.
+    named; the only option whose words are repeated. Beyond J, the tenth, a letter is found only
+    where it comes first.
     """
     there, language = options(example), _base(example.language)
     said = _wide(said)
@@ -138,7 +139,7 @@ def _goes_on(sign: str, rest: str) -> bool:
 
 def _named(there: dict[str, str], said: str) -> Iterator[tuple[str, int]]:
     """Letters of the options that stand by themselves, in capitals, and where each ends."""
-    for found in re.finditer(r"(?<![A-Za-z0-9_'’])[A-H](?![A-Za-z0-9_'’])", said):
+    for found in re.finditer(r"(?<![A-Za-z0-9_'’])[A-J](?![A-Za-z0-9_'’])", said):
         letter, after = found[0], _BARE.match(said, found.end())
         word = letter in _LETTER_THAT_IS_A_WORD and after is not None and not _AND.match(after[1])
         bracketed = said[found.start() - 1 : found.start()] in ("(", "[", "*")
@@ -161,7 +162,7 @@ def final_number(said: str, language: str, rule: Extraction = "flexible") -> flo
     if rule == "strict":
         near = [rest for rest in found if re.match(r"[^\w\n]{0,4}[-−]?\d", rest)]
         if near:
-            return numbers(near[-1], base)[0]
+            return next(iter(numbers(near[-1], base)), None)
         plain = not any(script_of(ch) for ch in said)
         alone = numbers(said, base) if plain else []
         return alone[0] if len(alone) == 1 else None
