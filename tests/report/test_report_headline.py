@@ -14,6 +14,7 @@ from precise_shield.report.compare import comparison
 from precise_shield.report.evidence import believe_findings, changed_findings, where_findings
 from precise_shield.report.figures import REFUSED_BEFORE, readout_table, suppression_figure
 from precise_shield.report.headline import safer_findings, verdict
+from precise_shield.report.tables import receipts_table
 from precise_shield.report.tiles import tiles
 from precise_shield.report.view import View
 from report.fixture import CONDITIONS, LANGUAGES, rate_row, realistic
@@ -194,6 +195,22 @@ def test_an_unverified_receipt_is_said_loudly() -> None:
     assert finding.stamp == "NOT verified"
     assert "NOT verified" in finding.sentence
     assert changed_findings(View(summary))[0].stamp == "verified"
+
+
+def test_only_a_lora_is_said_to_have_rows_of_b() -> None:
+    summary = realistic()
+    lora = summary.receipts[0]
+    free = lora.model_copy(update={"form": "direct_units", "rank": 0})
+    whole = free.model_copy(update={"form": "all_parameters", "everything": True})
+    still = free.model_copy(update={"form": "amplified", "trained_with_a": 0})
+    view = View(summary.model_copy(update={"receipts": [lora, free, whole, still]}))
+    said = [finding.sentence for finding in changed_findings(view)]
+    assert ["rows of B" in each for each in said] == [True, False, False, False]
+    assert "all parameters in" in said[2]
+    assert "no parameter trained" in said[3]
+    assert [finding.tone for finding in changed_findings(view)] == ["good", "good", "plain", "good"]
+    forms = [row[2].text for row in receipts_table(view.summary.receipts, view).rows]
+    assert forms == ["lora_rows, rank 8", "direct_units", "all_parameters", "amplified"]
 
 
 def _texts(summary: Summary) -> Sequence[str]:

@@ -197,9 +197,9 @@ def weights_figure(view: View) -> Figure | None:
 
 def _weights_plot(receipt: Receipt, view: View, axis: Axis) -> Markup:
     kinds = {c.name: c.kind for c in view.summary.conditions}
+    trained = {"rows of B": receipt.trained_b_rows, "with A": receipt.trained_with_a}
     counts = {
-        "rows of B": receipt.trained_b_rows,
-        "with A": receipt.trained_with_a,
+        **(trained if receipt.rank else {"trained": receipt.trained_with_a}),
         "changed": receipt.changed_weights,
         "whole model": receipt.model_parameters,
     }

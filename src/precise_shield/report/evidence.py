@@ -207,14 +207,28 @@ def _receipt(r: Receipt, view: View) -> Finding:
     who = "all parameters" if r.everything else f"{who} units)"
     return Finding(
         view.label(r.condition),
-        "good" if r.untouched_verified else "bad",
-        f"{who} in"
-        f" {r.steps} steps: {count(r.trained_b_rows)} parameters in their rows of B"
-        f" ({tiny_share(r.trained_b_rows, whole)} of the model), {count(r.trained_with_a)} with A"
-        f" ({tiny_share(r.trained_with_a, whole)}), {count(r.changed_weights)} weights differ after"
+        ("plain" if r.everything else "good") if r.untouched_verified else "bad",
+        f"{who} in {r.steps} steps: {_trained(r)}, {count(r.changed_weights)} weights differ after"
         f" merging ({tiny_share(r.changed_weights, whole)});"
         f" {sure if r.untouched_verified else unsure}.",
         ("no rest" if r.everything else "verified") if r.untouched_verified else "NOT verified",
+    )
+
+
+def _trained(r: Receipt) -> str:
+    """How many parameters learnt, in the words of the form: only a LoRA has a B and an A."""
+    whole = r.model_parameters
+    if r.rank:
+        return (
+            f"{count(r.trained_b_rows)} parameters in their rows of B"
+            f" ({tiny_share(r.trained_b_rows, whole)} of the model), {count(r.trained_with_a)}"
+            f" with A ({tiny_share(r.trained_with_a, whole)})"
+        )
+    if not r.trained_with_a:
+        return "no parameter trained"
+    return (
+        f"{count(r.trained_with_a)} parameters trained"
+        f" ({tiny_share(r.trained_with_a, whole)} of the model)"
     )
 
 

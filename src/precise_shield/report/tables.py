@@ -240,7 +240,7 @@ def receipts_table(receipts: Sequence[Receipt], view: View) -> Table:
         [
             view.label(r.condition),
             "all parameters" if r.everything else whole(r.neurons),
-            f"{r.form}, rank {r.rank}",
+            f"{r.form}, rank {r.rank}" if r.rank else r.form,
             _part(r.trained_b_rows, r.model_parameters),
             _part(r.trained_with_a, r.model_parameters),
             _part(r.changed_weights, r.model_parameters),
