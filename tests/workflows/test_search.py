@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,7 +17,7 @@ from precise_shield.data.halves import halves
 from precise_shield.models import generation
 from precise_shield.report.search import search_figure, search_tables
 from precise_shield.report.view import View
-from precise_shield.workflows.align import sampling, searching
+from precise_shield.workflows.align import held_out, sampling, searching
 from precise_shield.workflows.align.gate import gate
 from precise_shield.workflows.align.held_out import validation_rows
 from precise_shield.workflows.align.sampling import Drawn, sampled
@@ -86,6 +87,20 @@ def test_whole_groups_of_every_kind_are_dealt_to_both_halves():
     again = halves(data[::-1], "gate")
     assert {r.group for r in again[0]} == groups[0]
     assert {r.group for r in halves(data, "other")[0]} != groups[0]
+
+
+def test_what_is_picked_on_is_noted_by_every_process_alike(model, tmp_path, monkeypatch):
+    """One that looks late, and finds the file written, meets the others in it all the same."""
+    written, run = [], opened(model, tmp_path)
+    monkeypatch.setattr(type(run), "write_text", lambda _, name, text: written.append(text))
+    leader = SimpleNamespace(as_leader=lambda value: [])  # which found nothing there
+    (tmp_path / held_out.PICKED_ON).write_text('["h0", "h1"]')
+    data = rows(("h0", "harmful", False), ("h1", "harmful", False))
+    held_out.note_picking(run, data)
+    assert written == []
+    monkeypatch.setattr(held_out, "crew", lambda: leader)
+    held_out.note_picking(run, data)
+    assert [json.loads(text) for text in written] == [["h0", "h1"]]
 
 
 def test_the_front_is_what_optuna_calls_its_best_trials():
@@ -198,6 +213,7 @@ def test_p_is_searched_over_the_scores_that_are_there(searched):
     form = at[0.4]["aligned"].form
     assert (form.rank, form.alpha / form.rank) == (4, 2.0)  # scaled as configured: 16 / 8
     assert at[0.4]["aligned"].condition.note.endswith("; p 0.4")
+    assert not at[0.4]["full"].condition.note.endswith("; p 0.4"), "it trains all whatever p is"
     assert concerned(run.config.align, "amplified") == ("p", "factor")
 
 

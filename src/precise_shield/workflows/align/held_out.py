@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 from precise_shield.core.errors import EmptyCellError
+from precise_shield.core.parallel import crew
 from precise_shield.core.records import Example
 from precise_shield.core.store import digest, read_json
 from precise_shield.data.halves import halves
@@ -45,7 +46,7 @@ def picked_on(run: Run) -> set[str]:
 
 def note_picking(run: Run, rows: Iterable[Example]) -> None:
     """Keep in mind which groups are picked on, before anything is; every process calls it."""
-    seen = picked_on(run)
+    seen = set(crew().as_leader(sorted(picked_on(run))))  # nobody else may find it written already
     if more := {row.group for row in rows} - seen:
         run.write_text(PICKED_ON, json.dumps(sorted(seen | more), ensure_ascii=False) + "\n")
 

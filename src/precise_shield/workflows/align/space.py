@@ -100,10 +100,13 @@ def _plans(run: Run, settings: Settings) -> list[Plan]:
     finding = config.identify.model_copy(update={"p": settings.p})
     other.config = config.model_copy(update={"align": align, "identify": finding})
     note = "" if settings.p == given.p else f"; p {settings.p:g}"
-    return [_noted(plan, note) for plan in plans(other, atlas)]
+    return [_noted(run.config.align, plan, note) for plan in plans(other, atlas)]
 
 
-def _noted(plan: Plan, more: str) -> Plan:
+def _noted(section: AlignSection, plan: Plan, more: str) -> Plan:
+    """The plan with what its arm has of its own said, where that concerns it."""
+    if "p" not in concerned(section, plan.condition.name):
+        return plan
     note = plan.condition.note + more
     return replace(plan, condition=plan.condition.model_copy(update={"note": note}))
 
