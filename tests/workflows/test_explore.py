@@ -215,6 +215,10 @@ def test_sets_that_are_not_the_summarys_are_refused(finished, tmp_path):
         found_in(tmp_path)
     folder = Path(shutil.copytree(run.folder, tmp_path / "run"))
     assert len(found_in(folder).inclusion) > 3
+    config = folder / "config.yaml"
+    config.write_text(re.sub(r"(?m)^  p: 0\.1$", "  p: 0.4", before := config.read_text()))
+    assert config.read_text() != before
+    assert len(found_in(folder).inclusion) > 3, "as where a search picked another p"
     shutil.rmtree(folder / "stages" / "explain")
     assert found_in(folder).inclusion == {}
     summary = read_summary(folder)

@@ -50,6 +50,7 @@ def found_in(folder: Path) -> Found:
     """
     summary = read_summary(folder)
     config = load_config(folder / "config.yaml")
+    config.identify.p = summary.neurons.p  # a search may have put its pick in the place
     sizes = {one.name: one.size for one in summary.neurons.sets}
     key = summary.neurons.identified
     for stage in _stages(folder, "identify", config):
