@@ -235,10 +235,27 @@ def test_a_delta_that_silences_neurons_is_never_applied(handed, model_folder, tm
         apply(tmp_path / "bad", section(model_folder), tmp_path / "out", force=True)
     with pytest.raises(ReceiptError, match="does not hold what its receipt says"):
         receipt_check(tmp_path / "bad")
+    twice = dataclasses.replace(first, new=2 * first.new)
+    dataclasses.replace(delta, changes=(twice, *delta.changes[1:])).save(tmp_path / "twice")
+    with pytest.raises(ReceiptError, match="does not hold what its receipt says"):
+        apply(tmp_path / "twice", section(model_folder), tmp_path / "out", force=True)
     turned = dataclasses.replace(first, old=torch.zeros_like(first.old))
     dataclasses.replace(delta, changes=(turned, *delta.changes[1:])).save(tmp_path / "turned")
     with pytest.raises(GateError, match="suppress"):
         undo(tmp_path / "turned", section(handed / "merged"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_stored_delta_that_was_changed_after_it_was_trained_is_not_exported(finished, tmp_path):
+    """Its answers are stored: the gate would judge what is no longer there."""
+    folder = Path(shutil.copytree(finished[0].folder, tmp_path / "run"))
+    arm = arm_of(folder, finished[1], "aligned")
+    delta = arm.delta()
+    turned = [dataclasses.replace(each, new=2 * each.new) for each in delta.changes]
+    arm.delta_path.unlink()
+    dataclasses.replace(delta, changes=tuple(turned)).save(arm.delta_path)
+    with pytest.raises(ReceiptError, match="does not hold what its receipt says"):
+        export(folder, tmp_path / "out", kind="delta", force=True, quiet=True)
     assert not (tmp_path / "out").exists()
 
 

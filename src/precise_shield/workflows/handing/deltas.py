@@ -64,7 +64,8 @@ def apply(
         StoreError: `out` exists, or the file is no delta that was exported.
         GateError: a delta that is put in broke a limit and `force` is off, or only weakens; or it
             damps and would not be alone.
-        ReceiptError: another base, the delta is in already, or two change the same slices.
+        ReceiptError: another base, the delta is in already, two change the same slices, or one
+            holds other values than its receipt says.
     """
     must_be_free(out)
     found, others = read_delta(delta), [_exact(path) for path in beside]
@@ -79,6 +80,7 @@ def apply(
     already = [other for other in others if holds(bound, other)]
     exact = _exactly(bound, found, already)
     no_silence(bound, exact, "new")
+    exact.agrees(stored.written, str(delta))
     if others:
         members = [
             _member(bound, path, other, inside=any(other is each for each in already), force=force)
@@ -125,6 +127,7 @@ def _member(
     _, stored, facts = passport_of(path, delta.recipe)
     _may_go_in(path, stored, facts, alone=False, force=force)
     no_silence(bound, delta, "new")
+    delta.agrees(stored.written, str(path))
     return Member(path.name, delta, stored)
 
 

@@ -63,7 +63,8 @@ def export(
     Raises:
         StoreError: the run is not finished, or `out` exists.
         GateError: the alignment is worse than the stated limits.
-        ReceiptError: the model is not the one that the run aligned.
+        ReceiptError: the model is not the one that the run aligned, or the stored delta not the
+            one that it trained.
         UnsupportedModelError: the base was quantised, and it is no PEFT adapter.
     """
     must_be_free(out)
@@ -78,6 +79,7 @@ def export(
         )
     if run.loaded.spec.quantise is not None and kind != "peft":
         raise UnsupportedModelError(PACKED)
+    arm.delta().agrees(arm.stored.written, str(arm.delta_path))  # the gate takes stored answers
     facts = gate(run, arm, gated_under(folder, summary))
     if arm.receipt.form == "damped":
         require_stronger(facts)
