@@ -37,6 +37,9 @@ def test_every_answer_stands_there_once_with_its_verdict(written):
     assert [row["hit"] for row in base].count(True) == pooled.hits
     assert [row["hit"] for row in base].count(None) == pooled.unscored
     assert all(row["hit"] is None for row in rows if row["harm"] == "benign")
+    pictured = [row for row in rows if row["image"] is not None]
+    assert {row["modality"] for row in pictured} == {row["modality"] for row in rows} - {"text"}
+    assert all("/" not in row["image"] and len(row["image_sha256"]) == 64 for row in pictured)
     assert {row["verdict_reference"] for row in rows} <= {
         "unsafe", "safe", "refusal", "degenerate", "off_language", "unclear",
     }  # fmt: skip

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from precise_shield.core.errors import ConfigError
-from precise_shield.core.records import Response
+from precise_shield.core.records import Example, Response
 from precise_shield.core.store import readable_errors, write_whole
 from precise_shield.core.summary import RateRow, Summary
 from precise_shield.evaluate.rules import RULES, Rule
@@ -118,7 +118,7 @@ def answer_rows(summary: Summary, kept: Answers, judged: list[Judged], rule: Rul
                 "model_sha256": summary.model.fingerprint,
                 "condition": condition.name,
                 "kind": condition.kind,
-                **_asked(example),
+                **_asked(example, kept.pictures.get(example.id)),
                 **_said(response),
                 **{
                     f"verdict_{judge.name}": labels.get((judge.name, condition.name, example.id))
@@ -132,12 +132,12 @@ def answer_rows(summary: Summary, kept: Answers, judged: list[Judged], rule: Rul
             }
 
 
-def _asked(example: Any) -> Row:
+def _asked(example: Example, picture: str | None) -> Row:
+    """What was asked; a picture by its file's name and hash, for its folder is of this machine."""
     names = ("language", "modality", "form", "harm", "category", "source", "region", "group")
-    row = {
-        name: getattr(example, name) for name in (*names, "matched", "prompt", "request", "image")
-    }
-    return {"example": example.id, **row}
+    row = {name: getattr(example, name) for name in (*names, "matched", "prompt", "request")}
+    name = None if example.image is None else Path(example.image).name
+    return {"example": example.id, **row, "image": name, "image_sha256": picture}
 
 
 def _said(response: Response) -> Row:
