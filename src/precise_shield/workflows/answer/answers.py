@@ -83,10 +83,12 @@ def _pictures(folder: Path, examples: Sequence[Example]) -> dict[str, list[str |
 
 
 def _found_again(example: Example, folder: Path, inside: str | None) -> Example:
-    """The example with its picture where it lies, in a run's folder that was moved or copied."""
-    if example.image is None or inside is None or Path(example.image).is_file():
-        return example
-    return replace(example, image=str((folder / inside).resolve()))
+    """The example with its picture where it lies, in a run's folder that was moved or copied.
+
+    The folder's own copy counts, also where a file lies at the old place: it may be another by now.
+    """
+    here = None if inside is None else (folder / inside).resolve()
+    return replace(example, image=str(here)) if here is not None and here.is_file() else example
 
 
 def read(folder: Path) -> tuple[Answers, str]:
