@@ -64,8 +64,7 @@ def apply(
         StoreError: `out` exists, or the file is no delta that was exported.
         GateError: a delta that is put in broke a limit and `force` is off, or only weakens; or it
             damps and would not be alone.
-        ReceiptError: another base, the delta is in already, two change the same slices, or one
-            holds other values than its receipt says.
+        ReceiptError: another base or receipt, a delta in already, or two change the same slices.
     """
     must_be_free(out)
     found, others = read_delta(delta), [_exact(path) for path in beside]
@@ -79,8 +78,7 @@ def apply(
     loaded, bound = _open(model, found, *others)
     already = [other for other in others if holds(bound, other)]
     exact = _exactly(bound, found, already)
-    no_silence(bound, exact, "new")
-    exact.agrees(stored.written, str(delta))
+    _as_judged(bound, delta, exact, stored)
     if others:
         members = [
             _member(bound, path, other, inside=any(other is each for each in already), force=force)
@@ -118,6 +116,12 @@ def _may_go_in(
     require_gate(facts, force=force)
 
 
+def _as_judged(bound: BoundModel, path: Path, delta: SparseDelta, stored: StoredReceipt) -> None:
+    """Hold the values that would go in against their receipt, which is what the gate speaks of."""
+    no_silence(bound, delta, "new")
+    delta.agrees(stored.written, str(path))
+
+
 def _member(
     bound: BoundModel, path: Path, delta: SparseDelta, *, inside: bool, force: bool
 ) -> Member:
@@ -126,8 +130,7 @@ def _member(
         return Member(path.name, delta, _stored(path, delta.recipe))
     _, stored, facts = passport_of(path, delta.recipe)
     _may_go_in(path, stored, facts, alone=False, force=force)
-    no_silence(bound, delta, "new")
-    delta.agrees(stored.written, str(path))
+    _as_judged(bound, path, delta, stored)
     return Member(path.name, delta, stored)
 
 
