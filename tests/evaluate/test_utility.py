@@ -215,7 +215,9 @@ def test_perplexity_pools_tokens_and_takes_groups_whole():
     assert isnan(perplexity([], [], []).value)
 
 
-@pytest.mark.parametrize("text", ["The answer is (J).", "I choose J because of it", "J", "J is it."])
+@pytest.mark.parametrize(
+    "text", ["The answer is (J).", "I choose J because of it", "J", "J is it."]
+)
 def test_ten_options_are_read_like_four(text):
     prompt = "\n".join(["?", *(f"{letter}. word {letter}" for letter in "ABCDEFGHIJ")])
     row = replace(asked(), prompt=prompt, answer="J")
