@@ -8,6 +8,7 @@ from math import exp, isnan
 import pytest
 
 from data.making import example
+from precise_shield.core.errors import DataError
 from precise_shield.data.sets.utility import multiple_choice
 from precise_shield.evaluate.extraction import choice, final_number, options, stated
 from precise_shield.evaluate.numerals import number, numbers
@@ -42,6 +43,11 @@ def test_the_last_number_is_read_in_every_notation(text, value):
 def asked(**fields):
     prompt = multiple_choice("What is 2 + 2?", ["3", "4", "5"])
     return example(0, harm="benign", prompt=prompt, answer="B", **fields)
+
+
+def test_no_option_is_left_out_without_a_word():
+    with pytest.raises(DataError, match="9 options; 8 can be lettered"):
+        multiple_choice("Which?", list("abcdefghi"))
 
 
 def test_a_multiple_choice_is_known_by_its_lines():

@@ -41,7 +41,15 @@ def multiple_choice(question: str, options: Sequence[str]) -> str:
     A. 3
     B. 4
     Answer with the letter of the right option.
+
+    Raises:
+        DataError: there are more options than letters.
     """
+    if len(options) > len(LETTERS):
+        raise DataError(
+            f"the question {question!r:.60} has {len(options)} options;"
+            f" {len(LETTERS)} can be lettered."
+        )
     lines = [f"{letter}. {text}" for letter, text in zip(LETTERS, options, strict=False)]
     return "\n".join([question.strip(), *lines, CHOOSE])
 
