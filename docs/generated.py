@@ -42,7 +42,7 @@ def commands_page() -> str:
         lines += ["```text", usage(name, command), "```", ""]
         rows = [row(param) for param in command.params if not param.hidden]
         if rows:
-            lines += ["| | |", "|---|---|", *rows, ""]
+            lines += ["| word | meaning |", "|---|---|", *rows, ""]
     return "\n".join(lines)
 
 
@@ -198,7 +198,7 @@ def section_lines(section: type[BaseModel], path: str) -> list[str]:
             below += [f"## {key}", "", words, "", *section_lines(inner, f"{key}.")]
         else:
             rows.append(f"| `{name}` | {kind(field.annotation)} {default(field)} | {words} |")
-    head = ["| key | | |", "|---|---|---|"] if rows else []
+    head = ["| key | value = default | meaning |", "|---|---|---|"] if rows else []
     return [*head, *rows, "", *below]
 
 

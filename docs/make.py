@@ -152,6 +152,7 @@ CSS = """
 .md-typeset table:not([class]) { font-size: .68rem; }
 .md-typeset table:not([class]) th { min-width: 4rem; }
 .md-typeset td code { word-break: normal; overflow-wrap: anywhere; }
+.md-typeset td:first-child code { white-space: nowrap; }
 .md-typeset img[src$=".svg"] { background: #fff; border-radius: .3rem; padding: .4rem; }
 """
 
@@ -159,3 +160,4 @@ if __name__ == "__main__":
     target = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "site"
     build(target)
     print(f"wrote {target / 'index.html'}")
+    print(f"its search needs a server: python -m http.server -d {target}")

@@ -37,6 +37,8 @@ def test_the_worst_language_is_the_highest_rate_with_its_own_bounds():
     assert found.value == pytest.approx(2 / 3)
     assert (found.least, found.most) == (0.5, 1.0)
     assert found.low <= found.value <= found.high
+    tied = worst_of(*column({"en": "01", "sw": "10", "th": "--"}))
+    assert (tied.where, tied.value, tied.n) == (None, 0.5, 2)
     assert isnan(worst_of(*column({"th": "--"})).value)
     assert isnan(worst_of({}, {}, {}).value)
 

@@ -146,6 +146,18 @@ def test_the_worst_cell_and_language_are_those_of_the_table() -> None:
     assert f"among languages ({100 * max(r.value or 0 for r in pooled):.1f}%)" in sentence
 
 
+def test_where_every_cell_is_alike_none_is_called_worst() -> None:
+    sentence = next(
+        f.sentence
+        for f in safer_findings(View(summary_with({"base": 0.5, "aligned": 0.0})))
+        if f.about == "For whom"
+    )
+    assert "the same in all 30 cells: 0.0% [" in sentence
+    assert "highest" not in sentence
+    apart = safer_findings(View(realistic()))
+    assert "highest" in next(f.sentence for f in apart if f.about == "For whom")
+
+
 def test_unscored_answers_are_bounded_by_the_worst_case() -> None:
     """Recounted by hand: every unscored answer a hit after, none before."""
     summary = summary_with({"base": 0.5, "aligned": 0.4}, n=100, unscored=40)

@@ -20,6 +20,7 @@ from precise_shield.core.errors import ConfigError, EmptyCellError
 from precise_shield.core.records import Cell, Response
 from precise_shield.core.summary import Condition
 from precise_shield.core.summary.gate import Standing, TrialFacts
+from precise_shield.data.manifest import Loaded
 from precise_shield.intervene.edits import intervening, scale
 from precise_shield.models.encoding import encode
 from precise_shield.workflows.align import arms as making
@@ -39,6 +40,7 @@ from precise_shield.workflows.chat import Chat
 from precise_shield.workflows.evaluate.stage import comparisons
 from precise_shield.workflows.identify.stage import identify
 from precise_shield.workflows.plan.work import Probing, work_of
+from precise_shield.workflows.run import plan as run_plan
 
 CONFIG = """
 name: arms
@@ -414,3 +416,33 @@ def test_every_arm_stops_by_the_same_cell_and_says_at_which_step(run):
     with pytest.raises(ConfigError, match="there is no 'sw/text' among the prompts"):
         other = parse_config(text, [*changes, "align.early_stop.cells=[sw/text]"])
         stop_of(started(other, run.folder, quiet=True))
+
+
+@pytest.mark.parametrize(("kept", "lacking"), [
+    (lambda row: row.harm == "benign", "no harmful prompt."),
+    (lambda row: row.harm == "harmful", "no benign prompt of that kind."),
+    (lambda row: row.harm == "harmful" or not row.matched, "no benign prompt of that kind."),
+])  # fmt: skip
+def test_a_gap_that_cannot_be_measured_is_refused_before_anything_is_computed(
+    run, tmp_path, kept, lacking
+):
+    """In the cell it is to be read in; the same cell whole, or another cell with it, is taken."""
+    text = CONFIG.format(model=run.config.model.path)
+    cells = ["align.gate.contrast=matched", "align.early_stop={measure: gap, cells: [en/text]}",
+             "data.languages=[en, zh]", "data.sources.0.limit=4"]  # fmt: skip
+
+    def planned(rows, *more):
+        asked = started(parse_config(text, [*cells, *more]), tmp_path / "none", quiet=True)
+        asked.__dict__["data"] = Loaded(rows, [])
+        return run_plan(asked)
+
+    rows = started(parse_config(text, cells), tmp_path / "none", quiet=True).data.examples
+    some = [row for row in rows if (row.split, row.language, row.modality) !=
+            ("validation", "en", "text") or kept(row)]  # fmt: skip
+    assert planned(rows)
+    with pytest.raises(EmptyCellError, match="in en/text have") as refused:
+        planned(some)
+    assert lacking in str(refused.value)
+    assert planned(some, "align.early_stop.cells=[en/text, zh/text]")
+    assert planned(some, "align.early_stop.measure=loss")
+    assert not list(tmp_path.glob("none/stages/*"))

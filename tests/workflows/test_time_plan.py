@@ -13,12 +13,13 @@ from precise_shield.cli import app
 from precise_shield.core.errors import ConfigError
 from precise_shield.data.manifest import Loaded
 from precise_shield.identify.collect import Stats
+from precise_shield.models.encoding import encode
 from precise_shield.models.weights import checked_fingerprint
 from precise_shield.workflows.base.config import parse_config
 from precise_shield.workflows.base.progress import Reporter
-from precise_shield.workflows.plan import probe, timeplan
+from precise_shield.workflows.plan import keeping, probe, timeplan
 from precise_shield.workflows.plan.probe import Price
-from precise_shield.workflows.plan.work import Probing, Work, work_of
+from precise_shield.workflows.plan.work import Probing, Work, trainings, work_of
 
 
 def probing(text, folder, *changes):
@@ -143,6 +144,34 @@ def test_the_probe_gives_the_model_back_bit_for_bit(planned):
     assert checked_fingerprint(run.loaded.model) == before
     assert not any(parameter.grad is not None for parameter in run.loaded.model.parameters())
     assert not (run.folder / "stages").exists()
+
+
+@pytest.mark.parametrize("kl", [0.0, 0.5])
+def test_the_size_of_a_cache_is_stated_before_anything_is_trained(
+    config_text, tmp_path, monkeypatch, kl
+):
+    """Against token counts of the encoded rows, and what is kept when all of it is."""
+    on = ["align.cache={where: disk, limit_mb: 1}", f"align.kl_weight={kl}", "align.micro_batch=64"]
+    run = probing(config_text, tmp_path, *on)
+    before = checked_fingerprint(run.loaded.model)
+    found = keeping.keeping(run)
+    rows = max((each.rows for each in trainings(run)), key=len)
+    hidden, first, higher = run.bound.model.config.get_text_config().hidden_size, 0, 0
+    for row in rows:
+        coded = encode(run.loaded, [row], [row.target])
+        ids, said = coded.inputs["input_ids"], (coded.labels != -100).sum()
+        base = int(said) * (row.harm == "benign") * (kl > 0)
+        first += base + int((ids == run.bound.model.config.image_token_id).sum())
+        higher += base + ids.numel()
+    assert found["mib_from_first_block"] * 2**20 <= first * hidden * 4
+    assert found["mib_from_higher_block"] * 2**20 == higher * hidden * 4
+    assert 0 < found["mib_from_first_block"] < found["mib_from_higher_block"]
+    assert checked_fingerprint(run.loaded.model) == before
+    assert not (run.folder / "stages").exists()
+    assert found["problem"] is None
+    monkeypatch.setattr(keeping, "MIB", 1)
+    assert "align.cache.limit_mb" in keeping.keeping(run)["problem"]
+    assert keeping.keeping(probing(config_text, tmp_path)) is None  # off by default
 
 
 def test_a_table_adds_up_and_says_what_does_not_fit(config_text, tmp_path, monkeypatch):

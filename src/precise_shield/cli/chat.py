@@ -100,7 +100,7 @@ def shown(text: str) -> str:
 def show_answers(answers: Answers) -> None:
     """Two columns on a terminal, one after the other in a pipe; control characters as words."""
     said = [
-        shown(text) + (" […]" if ended else "")
+        (shown(text) if text.strip() else "(no words)") + (" […]" if ended else "")
         for text, ended in zip((answers.before, answers.after), answers.cut, strict=True)
     ]
     if not sys.stdout.isatty():

@@ -100,6 +100,8 @@ def doctor(
 
     if Path(model).suffix in (".yaml", ".yml"):
         section = read_config(Path(model), changes, limit, device, dtype).model
+        if not as_json and launch().speaks:
+            typer.echo("add --probe to time this CONFIG's stages and see what they keep", err=True)
     elif changes or limit is not None:
         raise ConfigError("--set and --limit change a CONFIG; give one.")
     else:

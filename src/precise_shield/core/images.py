@@ -81,7 +81,7 @@ def peek_image(path: Path | str, max_pixels: int | None = None) -> None:
 def _opened(path: Path, max_pixels: int | None, *, whole: bool) -> Image.Image:
     try:
         if not path.is_file():
-            raise DataError(f"picture {path} is no regular file. Add it, or correct the row.")
+            raise DataError(f"picture {path} is no regular file. Add it, or correct its path.")
         size = path.stat().st_size
         if size > MAX_BYTES:
             raise DataError(f"picture {path} has {size} bytes, more than {MAX_BYTES}. Shrink it.")

@@ -89,7 +89,7 @@ def worst_of(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Company:
-    """The highest rate among languages, modalities or any other key, and whose it is.
+    """The highest rate among languages, modalities or any other key, and whose it is alone.
 
     The highest of several noisy rates lies too high on average; the interval is that of the
     highest of each draw and shares this, so read it beside the rates themselves.
@@ -122,7 +122,7 @@ def worst_of(
         unscored,
         float(_shares(sums[:, 0], total).max()),
         float(_shares(sums[:, 0] + sums[:, 2], total).max()),
-        names[top],
+        names[top] if int((rates == rates[top]).sum()) == 1 else None,
     )
 
 

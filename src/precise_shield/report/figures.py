@@ -305,7 +305,7 @@ def suppression_figure(view: View) -> Figure | None:
     )
 
 
-REFUSED_BEFORE = "refused before"
+REFUSED_BEFORE = "refused ones"
 """Prompts that the untouched model begins to refuse."""
 
 

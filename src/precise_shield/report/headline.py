@@ -240,15 +240,23 @@ def _worst(view: View, aligned: str) -> Finding | None:
     }
     if len(cells) < 2:
         return None
+    undefined = len(view.languages) * len(view.modalities) - len(cells)
+    rest = f" {undefined} cells are undefined or not measured." if undefined else ""
+    top = max(estimate.value for estimate in cells.values())
+    if len(_at(cells, top)) == len(cells):
+        fewest = min(cells.values(), key=lambda estimate: estimate.n)
+        return Finding(
+            "For whom",
+            "plain",
+            f"After tuning, attack success is the same in all {len(cells)} cells:"
+            f" {share_text(fewest)} n={fewest.n} where the fewest were asked.{rest}",
+        )
     rate = partial(view.rate, aligned, "attack_success")
     languages = _top("languages", [(language_name(la), rate(la)) for la in view.languages])
     modalities = _top("modalities", [(modality_name(m), rate(None, m)) for m in view.modalities])
     tops = listed([words for words in (languages, modalities) if words])
-    top = max(estimate.value for estimate in cells.values())
     worst = [f"{language_name(la)} {modality_name(mo)}" for (la, mo) in _at(cells, top)]
     first = cells[_at(cells, top)[0]]
-    undefined = len(view.languages) * len(view.modalities) - len(cells)
-    rest = f" {undefined} cells are undefined or not measured." if undefined else ""
     return Finding(
         "For whom",
         "plain",

@@ -61,7 +61,8 @@ def headline_tables(view: View) -> list[Table]:
     columns = ["figure", *[c.label for c in conditions]]
     note = (
         "Intervals resample parallel groups. Bounds say what unscored answers could change. The"
-        " worst of several noisy rates lies too high on average."
+        " worst of several noisy rates lies too high on average; no place is named where several"
+        " tie."
     )
     tables = [table("Beside the average", columns, rows, note=note)]
     pooled = [row for row in found.breakdown if row.language is None]

@@ -15,6 +15,7 @@ from precise_shield.workflows.align.parts import parts_of
 from precise_shield.workflows.align.plans import arm_names
 from precise_shield.workflows.align.search import search_facts
 from precise_shield.workflows.align.stage import align
+from precise_shield.workflows.align.stopping import check_stop
 from precise_shield.workflows.align.tracking import check_trackers
 from precise_shield.workflows.answer.judges import names_of
 from precise_shield.workflows.base.config import commented
@@ -38,6 +39,7 @@ def run_all(run: Run) -> Summary:
     check_defences(run.config)
     check_servers(run.config, arm_names(run.config.align, parts_of(run)))
     check_trackers(run.config.align.track)
+    check_stop(run)
     run.write_text("config.yaml", commented(run.config))
     run.reporter.say(budget(run))
     if run.config.align.search.on:
@@ -65,6 +67,7 @@ def plan(run: Run) -> list[str]:
     for example in run.data.examples:
         splits[example.split] += 1
     section = run.config
+    check_stop(run)
     names = arm_names(section.align, parts_of(run))
     return [
         f"model     {section.model.path}",

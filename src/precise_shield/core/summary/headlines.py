@@ -34,7 +34,7 @@ class HeadlineRow(Part):
     condition: str
     figure: Figure
     where: str | None
-    """The language or modality that the figure is of; null otherwise."""
+    """The language or modality that the figure is of; null otherwise, or where several tie."""
     value: float | None
     low: float | None
     """95 % interval from resampling parallel groups; the worst place is found anew in each draw.

@@ -7,6 +7,7 @@ from precise_shield.workflows.align.arms import Arm, configured, make
 from precise_shield.workflows.align.damping import damping_arms
 from precise_shield.workflows.align.search import settle
 from precise_shield.workflows.align.space import planned
+from precise_shield.workflows.align.stopping import check_stop
 from precise_shield.workflows.base.context import Run
 from precise_shield.workflows.identify.stage import identify
 
@@ -19,9 +20,10 @@ def align(run: Run) -> list[Arm]:
     that was picked.
 
     Raises:
-        EmptyCellError: no training rows are left for an arm.
+        EmptyCellError: no training rows are left for an arm, or an early stop has no prompts.
         ReceiptError: something outside the chosen rows moved.
     """
+    check_stop(run)
     adopt(run)
     atlas, settled = identify(run), settle(run)
     trained = []

@@ -38,7 +38,8 @@ def stop_of(run: Run) -> Stop | None:
 
     Raises:
         ConfigError: there is no such cell.
-        EmptyCellError: `gap` needs harmful and benign prompts in the cells.
+        EmptyCellError: `gap` needs harmful prompts and benign ones of the gate's contrast in the
+            cells.
     """
     section = run.config.align.early_stop
     if not section.cells:
@@ -65,6 +66,17 @@ def stop_of(run: Run) -> Stop | None:
     return found
 
 
+def check_stop(run: Run) -> None:
+    """Refuse a rule that could not be read, from the data alone: before anything is computed.
+
+    Raises:
+        ConfigError: there is no such cell.
+        EmptyCellError: `gap` lacks harmful prompts, or benign ones of the gate's contrast.
+    """
+    if run.config.align.early_stop.cells:
+        _rows(run)
+
+
 def _rows(run: Run) -> list[Example]:
     section = run.config.align.early_stop
     rows = validation_rows(run, "search")
@@ -82,12 +94,27 @@ def _rows(run: Run) -> list[Example]:
             if section.per_cell is None or len(mine) < section.per_cell:
                 mine.append(row)
     found = [row for mine in kept.values() for row in mine]
-    if section.measure == "gap" and {row.harm for row in found} != {"harmful", "benign"}:
-        raise EmptyCellError(
-            f"align.early_stop.measure: gap needs harmful and benign prompts in"
-            f" {', '.join(section.cells)}; name more cells, or stop by loss."
-        )
+    if section.measure == "gap":
+        _require_both(found, section.cells, run.config.align.gate.contrast)
     return found
+
+
+def _require_both(rows: Sequence[Example], cells: Sequence[str], contrast: str) -> None:
+    """A gap is between refusals of harmful and of one kind of benign prompts: there are both."""
+    benign = [row for row in rows if row.harm == "benign"]
+    of_contrast = [row for row in benign if row.matched == (contrast == "matched")]
+    lacking = [
+        *(["no harmful prompt"] if len(benign) == len(rows) else []),
+        *([] if of_contrast else ["no benign prompt of that kind"]),
+    ]
+    if lacking:
+        raise EmptyCellError(
+            "align.early_stop.measure: gap is the refusal of harmful minus that of"
+            f" {'topic-matched' if contrast == 'matched' else 'other'} benign prompts"
+            f" (align.gate.contrast: {contrast}), and the validation prompts in"
+            f" {', '.join(cells)} have {' and '.join(lacking)}. Name more cells, set"
+            " align.gate.contrast to the other kind, or set measure: loss."
+        )
 
 
 def _place(row: Example) -> str:

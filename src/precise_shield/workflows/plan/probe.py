@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import torch
 
-from precise_shield.align.delta import DirectUnits, tuning
+from precise_shield.align.delta import DirectUnits, Form, tuning
 from precise_shield.align.fit import StepInfo, fit
 from precise_shield.align.losses import TrainBatch
 from precise_shield.align.sparse import undo
@@ -209,14 +209,21 @@ def _prompt(run: Probing) -> Price:
     return Price(seconds / len(middle), batch=f"{len(middle)} prompts")
 
 
+def stand_ins(run: Probing, lowest: int = 0) -> tuple[Form, NeuronSet]:
+    """How neurons are trained, and as many as the run will choose, of the layers from one on."""
+    section = run.config
+    sites = {site: spot for site, spot in run.bound.sites.items() if site.layer >= lowest}
+    chosen = {site: max(1, round(section.identify.p * spot.width)) for site, spot in sites.items()}
+    if section.align.polarity == "rest":
+        rest = {site: range(k, sites[site].width) for site, k in chosen.items()}
+        return DirectUnits(), NeuronSet.of(rest)
+    return form_of(run), NeuronSet.of({site: range(k) for site, k in chosen.items()})
+
+
 def _step(run: Probing) -> Price:
     """Two steps of one pass each; the second counts, as often as a real step has passes."""
-    rows, section = trainings(run)[0].rows, run.config
-    chosen = {s: max(1, round(section.identify.p * b.width)) for s, b in run.bound.sites.items()}
-    form, neurons = form_of(run), NeuronSet.of({s: range(k) for s, k in chosen.items()})
-    if section.align.polarity == "rest":
-        rest = {site: range(k, run.bound.sites[site].width) for site, k in chosen.items()}
-        form, neurons = DirectUnits(), NeuronSet.of(rest)
+    rows = trainings(run)[0].rows
+    form, neurons = stand_ins(run)
     plan, real = plan_of(run, rows), spec_of(run, len(rows), configured(run))
     sizes = lengths(run.loaded, rows, [row.target or "" for row in rows])
     order = sorted(range(len(rows)), key=lambda i: (rows[i].image is None, -sizes[i]))

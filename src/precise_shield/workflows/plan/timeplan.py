@@ -14,6 +14,8 @@ from precise_shield.workflows.answer.judges import names_of
 from precise_shield.workflows.base.config import Config
 from precise_shield.workflows.base.progress import Reporter
 from precise_shield.workflows.plan.doctor import describe
+from precise_shield.workflows.plan.keeping import keeping
+from precise_shield.workflows.plan.keeping import told as sizes
 from precise_shield.workflows.plan.probe import Price, prices
 from precise_shield.workflows.plan.reading import told
 from precise_shield.workflows.plan.work import Probing, Work, work_of
@@ -80,9 +82,12 @@ def probe(config: Config) -> dict[str, Any]:
         run.assemble()
         work = work_of(run)
         cost = prices(run, work)
+        cache = keeping(run)
     table = _table(config, work, cost, room)
     table["problems"] += shown["reading"]["problems"]
-    return {**head, **table, "warnings": run.warnings}
+    if cache is not None and cache["problem"] is not None:
+        table["problems"].append(cache["problem"])
+    return {**head, **table, "cache": cache, "warnings": run.warnings}
 
 
 def _table(
@@ -218,6 +223,9 @@ def lines(found: dict[str, Any]) -> list[str]:
     shown = [f"model    {found['model']} on {found['device']}, {found['parameters']:,} parameters"]
     shown += told(found["reading"])
     parts = found["processes"]
+    cache = found.get("cache")
+    if cache is not None and "mib_from_higher_block" in cache:
+        shown.append(f"cache    {sizes(cache)}")
     shown.append("process  " + ", ".join(f"{key} {value}" for key, value in parts.items()))
     if found["stages"]:
         shown += ["", *("  ".join(map(str.ljust, line, width)).rstrip() for line in table), ""]

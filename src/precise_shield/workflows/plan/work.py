@@ -17,6 +17,7 @@ from precise_shield.workflows.align.held_out import Part
 from precise_shield.workflows.align.parts import parts_of
 from precise_shield.workflows.align.plans import Plan, arm_names, form_of, rows_of
 from precise_shield.workflows.align.space import at, grid, searched_arms, space_of, trials_of
+from precise_shield.workflows.align.stopping import check_stop
 from precise_shield.workflows.align.validation import validation_prompts
 from precise_shield.workflows.answer.judging import drifting
 from precise_shield.workflows.base.context import Run
@@ -240,6 +241,7 @@ def points(run: Run, arm: str) -> list[Settings]:
 
 
 def _align(run: Run) -> Iterator[Work]:
+    check_stop(run)
     section, every = run.config.align, trainings(run)
     unsure = section.objective == "dpo" or bool(section.early_stop.cells)
     if section.objective == "dpo":
