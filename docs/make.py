@@ -153,6 +153,10 @@ CSS = """
 .md-typeset table:not([class]) th { min-width: 4rem; }
 .md-typeset td code { word-break: normal; overflow-wrap: anywhere; }
 .md-typeset td:first-child code { white-space: nowrap; }
+@media (max-width: 30em) {
+  .md-typeset td:nth-child(3):last-child { min-width: 11rem; }
+  .md-typeset td:nth-child(2) { min-width: 6rem; }
+}
 .md-typeset img[src$=".svg"] { background: #fff; border-radius: .3rem; padding: .4rem; }
 """
 
