@@ -10,16 +10,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer.core import TyperGroup
 
 from precise_shield.cli.launch import launch
 from precise_shield.core.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
+    from click import Context
+
     from precise_shield.workflows.base.config import Config
     from precise_shield.workflows.base.context import Run
     from precise_shield.workflows.base.sections.model import ModelSection
 
+FIRST = ("demo", "init", "doctor", "run")
+"""Commands that somebody new needs, in their order; the others follow as they are registered."""
+
+
+class Group(TyperGroup):
+    """The commands, in the order in which they are wanted."""
+
+    def list_commands(self, ctx: Context) -> list[str]:
+        names = super().list_commands(ctx)
+        return [*FIRST, *(name for name in names if name not in FIRST)]
+
+
 app = typer.Typer(
+    cls=Group,
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,

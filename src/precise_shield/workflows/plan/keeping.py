@@ -77,6 +77,8 @@ def kept(run: Probing, rows: Sequence[Example], spec: FitSpec, layer: int) -> fl
 def told(found: dict[str, Any]) -> str:
     """The sizes in words."""
     first, higher = found["mib_from_first_block"], found["mib_from_higher_block"]
+    if not higher:
+        return "nothing is kept, for no training meets a row twice"
     return (
         f"about {first:,.1f} MiB a training where neurons of the first block are trained, up to"
         f" {higher:,.1f} where none of them is (limit {found['limit_mib']:,}, {found['where']})"
