@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -16,8 +16,6 @@ from precise_shield.cli.launch import launch
 from precise_shield.core.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
-    from click import Context
-
     from precise_shield.workflows.base.config import Config
     from precise_shield.workflows.base.context import Run
     from precise_shield.workflows.base.sections.model import ModelSection
@@ -29,7 +27,7 @@ FIRST = ("demo", "init", "doctor", "run")
 class Group(TyperGroup):
     """The commands, in the order in which they are wanted."""
 
-    def list_commands(self, ctx: Context) -> list[str]:
+    def list_commands(self, ctx: Any) -> list[str]:
         names = super().list_commands(ctx)
         return [*FIRST, *(name for name in names if name not in FIRST)]
 
