@@ -208,14 +208,14 @@ def ratios(out: Rows, column: int | None) -> str:
         (Variant("rows", answers=True, rerun=True), Variant("rows", answers=True)),
     ]
     for ours, theirs in (("rows", "lora2"), ("direct", "lora3")):
-        as_it_trains = Variant(ours, answers=True, sparing=True)
+        spared = Variant(ours, answers=True, sparing=True)
         asked += [
             (Variant(ours, sparing=True), Variant(theirs)),
             (Variant(ours, sparing=True), Variant(theirs, sparing=True)),
-            (as_it_trains, Variant(theirs, answers=True)),
-            (as_it_trains, Variant(theirs, answers=True, sparing=True)),
-            (as_it_trains, Variant(theirs)),
-            (as_it_trains, Variant(ours, answers=True)),
+            (spared, Variant(theirs, answers=True)),
+            (spared, Variant(theirs, answers=True, sparing=True)),
+            (spared, Variant(theirs)),
+            (spared, Variant(ours, answers=True)),
         ]
     for one, other in asked:
         ours, theirs = out.get(name_of(one), {}), out.get(name_of(other), {})

@@ -25,7 +25,14 @@ from precise_shield.models.launching import join
 
 FORMS = {"lora": LoraRows(rank=3, dropout=0.3), "direct": DirectUnits()}
 SPEC = FitSpec(
-    epochs=3, batch_size=3, micro_batch=1, learning_rate=1e-2, warmup=0.0, clip=0.1, kl_weight=0.1
+    epochs=3,
+    batch_size=3,
+    micro_batch=1,
+    learning_rate=1e-2,
+    warmup=0.0,
+    clip=0.1,
+    kl_weight=0.1,
+    sparing=True,
 )
 """Rows of unequal length, an odd number of passes a step and a last step that is smaller."""
 

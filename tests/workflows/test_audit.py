@@ -44,7 +44,7 @@ def test_only_measurements_are_written_and_the_model_is_as_it_came(attacked):
     tables = {
         "respond": ["responses.jsonl"],
         "judge": ["verdicts.jsonl"],
-        "answers": ["examples.jsonl", "responses.jsonl", "conditions.json"],
+        "answers": ["examples.jsonl", "responses.jsonl", "conditions.json", "pictures.json"],
     }
     assert kinds == {(stage, n) for stage, names in tables.items() for n in (*names, "stage.json")}
     assert not any(path.suffix == ".safetensors" for path in files)

@@ -168,11 +168,12 @@ class _Run:
             progress.seconds += time.perf_counter() - start
         every = blocks(self.deltas.bound)
         again = every if self.spec.gradient_checkpointing else []
+        spared = every if self.spec.sparing else []
         while not self._over():
             epoch, place = divmod(progress.step, an_epoch)
             if epoch != held:
                 held, items = epoch, self._items(epoch)
-            with rerun(again), sparing(every):
+            with rerun(again), sparing(spared):
                 self._step(_group(items, place, self.spec, self.crew, self.together), epoch)
             self._look(epoch_ends=place == an_epoch - 1)
         early = progress.finished and progress.step < self.total

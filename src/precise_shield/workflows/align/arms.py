@@ -117,6 +117,7 @@ def spec_of(run: Run, rows: int, settings: Settings) -> FitSpec:
         objective=section.objective,
         beta=section.beta,
         gradient_checkpointing=section.gradient_checkpointing,
+        sparing=section.sparing,
         validate_every=(stop.every or 0) if stop.cells else 0,
         patience=stop.patience if stop.cells else 2,
     )

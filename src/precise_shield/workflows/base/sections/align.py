@@ -112,6 +112,10 @@ class AlignSection(Section):
     """Run each block again in the backward pass in place of keeping what is inside it: the same
     result, less memory, about a third more time."""
 
+    sparing: bool = False
+    """Compute norms and activation functions of the blocks again in the backward pass: a part of
+    that saving for a few per cent more time; gradients equal to float32 rounding."""
+
     cache: CacheSection = CacheSection()
     """Exact savings: what no training changes is computed once."""
 
