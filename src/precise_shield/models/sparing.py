@@ -32,8 +32,8 @@ def sparing(blocks: Iterable[nn.Module]) -> Iterator[None]:
     What they compute on the way, and their output where another operation keeps it (a gated
     product keeps `act(gate)`, an adapter its input), is computed again in the backward pass, which
     has to be inside too. The same operations on the same values; only the order in which gradients
-    are summed can differ. Modules with a weight
-    that trains, and inputs without a gradient, are left as they are.
+    are summed can differ. Modules with a weight that trains, and inputs without a gradient, are
+    left as they are.
 
     Raises:
         RuntimeError: in the backward pass, as torch does without it: a tensor that was kept for it,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from precise_shield.core.errors import ConfigError
 from precise_shield.core.parallel import crew
@@ -20,6 +20,7 @@ from precise_shield.evaluate.server import Server
 from precise_shield.models.loading import ModelSpec
 from precise_shield.workflows.base.config import Config
 from precise_shield.workflows.base.sections.judges import JudgeModelSection
+from precise_shield.workflows.base.sections.servers import ServerSection
 
 
 def check(config: Config, name: str) -> None:
@@ -82,19 +83,16 @@ def _format(section: JudgeModelSection) -> Format:
     return rubric_format(text, version=digest(text)[:8])
 
 
+def connection(section: JudgeModelSection | ServerSection) -> dict[str, Any]:
+    """How a configured server is asked, beside where it is: arguments of `Server`."""
+    names = {"key_env", "timeout", "retries", "parallel", "per_minute", "revision"}
+    return section.model_dump(include=names)
+
+
 def _asker(section: JudgeModelSection) -> Asker:
     if section.url is not None:
         assert section.model is not None
-        return Endpoint(
-            section.url,
-            section.model,
-            key_env=section.key_env,
-            timeout=section.timeout,
-            retries=section.retries,
-            parallel=section.parallel,
-            per_minute=section.per_minute,
-            revision=section.revision,
-        )
+        return Endpoint(section.url, section.model, **connection(section))
     assert section.path is not None
     spec = ModelSpec(
         section.path,

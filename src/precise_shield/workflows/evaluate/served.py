@@ -15,7 +15,7 @@ from precise_shield.data.contrast import fingerprint
 from precise_shield.evaluate.asking import Cache
 from precise_shield.evaluate.served import Asking, answer
 from precise_shield.evaluate.server import Server
-from precise_shield.workflows.answer.asked import identified
+from precise_shield.workflows.answer.asked import connection, identified
 from precise_shield.workflows.base.config import Config
 from precise_shield.workflows.base.context import Run
 from precise_shield.workflows.base.sections.servers import ServerSection
@@ -50,16 +50,7 @@ def check_servers(config: Config, arms: Collection[str] = ()) -> None:
 
 
 def _server(section: ServerSection) -> Server:
-    return Server(
-        section.url,
-        section.model,
-        key_env=section.key_env,
-        timeout=section.timeout,
-        retries=section.retries,
-        parallel=section.parallel,
-        per_minute=section.per_minute,
-        revision=section.revision,
-    )
+    return Server(section.url, section.model, **connection(section))
 
 
 def served(
