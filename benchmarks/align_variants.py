@@ -24,12 +24,12 @@ from precise_shield.align.losses import IGNORE, TrainBatch, answers, benign_logi
 from precise_shield.core.controls import matched_random
 from precise_shield.core.parallel import Crew
 from precise_shield.core.sites import NeuronSet
-from precise_shield.models.bind import BoundModel, bind
-from precise_shield.models.decoder import blocks
-from precise_shield.models.frozen import arrival, entered, pieces
-from precise_shield.models.head import head
-from precise_shield.models.rerun import rerun
-from precise_shield.models.sparing import sparing
+from precise_shield.models.architecture.bind import BoundModel, bind
+from precise_shield.models.passes.decoder import blocks
+from precise_shield.models.passes.frozen import arrival, entered, pieces
+from precise_shield.models.passes.rerun import rerun
+from precise_shield.models.passes.sparing import sparing
+from precise_shield.models.readings.head import head
 
 RATE, RANK, KL, EPOCHS = 1e-3, 8, 0.1, 3
 

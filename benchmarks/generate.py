@@ -22,9 +22,9 @@ import torch
 
 from precise_shield.core.records import Example
 from precise_shield.data.manifest import load as load_manifest
-from precise_shield.models.encoding import encode
-from precise_shield.models.generation import generate
-from precise_shield.models.loading import LoadedModel, ModelSpec, load
+from precise_shield.models.answers.generation import generate
+from precise_shield.models.inputs.encoding import encode
+from precise_shield.models.loading.model import LoadedModel, ModelSpec, load
 from precise_shield.sandbox.manifest import write_manifest
 from precise_shield.workflows.base.embedded import MODELS
 

@@ -42,8 +42,8 @@ from precise_shield.core.sites import Site
 from precise_shield.identify.collect import Stats
 from precise_shield.identify.deactivation import Opened
 from precise_shield.identify.select import Selection, contrast
-from precise_shield.models.bind import BoundModel
-from precise_shield.models.taps import tapped
+from precise_shield.models.architecture.bind import BoundModel
+from precise_shield.models.passes.taps import tapped
 
 
 def sets_agree(bound: BoundModel, found: dict[str, Stats], at: str) -> None:

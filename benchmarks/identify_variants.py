@@ -20,8 +20,8 @@ from torch import Tensor
 from precise_shield.core.records import Cell
 from precise_shield.core.sites import Site
 from precise_shield.identify.collect import Batch, Place, Stats, collect
-from precise_shield.models.bind import BoundModel, bind
-from precise_shield.models.taps import tapped
+from precise_shield.models.architecture.bind import BoundModel, bind
+from precise_shield.models.passes.taps import tapped
 
 SHAPES = {
     "full": dict(hidden_size=576, intermediate_size=1536, num_hidden_layers=30,

@@ -9,8 +9,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from precise_shield.core.sites import NeuronSet, Site
 from precise_shield.intervene.edits import intervening, suppress
-from precise_shield.models.bind import bind
-from precise_shield.models.layouts import FeedForward, Layout, register
+from precise_shield.models.architecture.bind import bind
+from precise_shield.models.architecture.layouts import FeedForward, Layout, register
 
 
 class TidyConfig(LlamaConfig):

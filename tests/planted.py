@@ -22,8 +22,8 @@ from torch import nn
 
 from precise_shield.core.records import Example
 from precise_shield.core.sites import NeuronSet, Site
-from precise_shield.models.files import quiet
-from precise_shield.models.loading import LoadedModel, ModelSpec, load
+from precise_shield.models.loading.files import quiet
+from precise_shield.models.loading.model import LoadedModel, ModelSpec, load
 
 SPECIAL = ["<|pad|>", "<|end|>", "<|user|>", "<|assistant|>"]
 TEMPLATE = (

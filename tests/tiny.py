@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 if TYPE_CHECKING:
-    from precise_shield.models.loading import LoadedModel
+    from precise_shield.models.loading.model import LoadedModel
 
 IMAGE = 63
 """Token of a picture's piece in the bare models; ids from 56 up stand for control tokens."""

@@ -29,7 +29,7 @@ from precise_shield.analyse.counts import count_tests
 from precise_shield.core.records import Example, Modality, Verdict
 from precise_shield.core.sites import NeuronSet
 from precise_shield.core.summary import Condition, Overlap
-from precise_shield.models.encoding import lengths
+from precise_shield.models.inputs.encoding import lengths
 from precise_shield.workflows.align.arms import configured, make
 from precise_shield.workflows.align.conditions import aligned_state
 from precise_shield.workflows.align.plans import Plan, plans, rows_of

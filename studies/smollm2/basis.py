@@ -13,7 +13,7 @@ from precise_shield.core.errors import NumericError
 from precise_shield.core.records import Example
 from precise_shield.core.summary import Measure
 from precise_shield.data.gather import limited
-from precise_shield.models.loading import LoadedModel
+from precise_shield.models.loading.model import LoadedModel
 from precise_shield.workflows.align.arms import Arm, configured, make
 from precise_shield.workflows.align.conditions import aligned_state
 from precise_shield.workflows.align.plans import Plan, plans

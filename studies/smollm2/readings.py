@@ -21,9 +21,9 @@ from precise_shield.data.sources import SourceOptions, load_source
 from precise_shield.evaluate.measures import rate_of
 from precise_shield.evaluate.statistics import auc
 from precise_shield.intervene.edits import intervening, suppress
-from precise_shield.models.bind import BoundModel
-from precise_shield.models.likelihood import answer_logprobs
-from precise_shield.models.readout import FirstTokenReadout
+from precise_shield.models.architecture.bind import BoundModel
+from precise_shield.models.readings.likelihood import answer_logprobs
+from precise_shield.models.readings.readout import FirstTokenReadout
 from precise_shield.workflows.align.validation import validation_prompts
 from precise_shield.workflows.answer.states import State, base_state, respond
 from precise_shield.workflows.base.context import Run

@@ -6,7 +6,7 @@ import torch
 
 from precise_shield.align.losses import IGNORE, TrainBatch
 from precise_shield.core.sites import NeuronSet
-from precise_shield.models.bind import BoundModel, bind, kinds_of
+from precise_shield.models.architecture.bind import BoundModel, bind, kinds_of
 from tiny import SEEING_CONFIGS, TEXT_CONFIGS, inputs, tiny
 
 KINDS = ("gemma2", "gpt2", "llama", "llava", "phi3")

@@ -19,9 +19,9 @@ from precise_shield.cli import main as command
 from precise_shield.core.errors import NumericError
 from precise_shield.core.sites import NeuronSet
 from precise_shield.identify import streaming
-from precise_shield.models.decoder import blocks
-from precise_shield.models.held import is_sharded, share_blocks, whole
-from precise_shield.models.launching import join
+from precise_shield.models.holding.held import is_sharded, share_blocks, whole
+from precise_shield.models.holding.launching import join
+from precise_shield.models.passes.decoder import blocks
 
 FORMS = {"lora": LoraRows(rank=3, dropout=0.3), "direct": DirectUnits()}
 SPEC = FitSpec(

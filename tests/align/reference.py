@@ -11,7 +11,7 @@ from torch.func import functional_call
 from transformers.pytorch_utils import Conv1D
 
 from precise_shield.core.sites import NeuronSet
-from precise_shield.models.bind import BoundModel
+from precise_shield.models.architecture.bind import BoundModel
 
 ROWS = ("gate", "up", "query", "key", "value")
 EVERY = (*ROWS, "down", "out", "query_bias", "key_bias", "value_bias")

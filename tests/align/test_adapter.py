@@ -18,7 +18,7 @@ from precise_shield.align.slices import fingerprint
 from precise_shield.align.sparse import apply, undo
 from precise_shield.core.errors import ReceiptError, StoreError, UnsupportedModelError
 from precise_shield.core.sites import NeuronSet, Site
-from precise_shield.models.bind import bind
+from precise_shield.models.architecture.bind import bind
 
 FORMS = {"lora": LoraRows(rank=3, alpha=6.0, dropout=0.0), "direct": DirectUnits()}
 

@@ -32,7 +32,7 @@ from precise_shield.core.errors import (
     UnsupportedModelError,
 )
 from precise_shield.core.sites import NeuronSet, Site
-from precise_shield.models.bind import bind
+from precise_shield.models.architecture.bind import bind
 from tiny import IDS, TEXT
 
 FORMS = [LoraRows(rank=3, alpha=6.0, dropout=0.0), DirectUnits()]

@@ -17,9 +17,9 @@ from precise_shield.align.frozen import CacheSpec
 from precise_shield.align.losses import TrainBatch
 from precise_shield.core.errors import ConfigError, StoreError, UnsupportedModelError
 from precise_shield.core.sites import NeuronSet, Site
-from precise_shield.models.bind import bind
-from precise_shield.models.decoder import blocks
-from precise_shield.models.layouts import layouts_for
+from precise_shield.models.architecture.bind import bind
+from precise_shield.models.architecture.layouts import layouts_for
+from precise_shield.models.passes.decoder import blocks
 from tiny import MOE_CONFIGS, SEEING_CONFIGS, TEXT_CONFIGS
 
 SPEC = FitSpec(epochs=3, batch_size=4, micro_batch=4, learning_rate=1e-2, max_steps=4)

@@ -17,7 +17,7 @@ from precise_shield.align.losses import (
     kl_to,
 )
 from precise_shield.core.errors import DataError, UnsupportedModelError
-from precise_shield.models.head import check_head, head
+from precise_shield.models.readings.head import check_head, head
 
 
 @pytest.mark.parametrize("name", FAMILIES)

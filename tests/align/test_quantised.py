@@ -20,11 +20,11 @@ from precise_shield.align.slices import same_bits
 from precise_shield.align.sparse import applied, apply, undo
 from precise_shield.core.errors import LoadingError, ReceiptError, UnsupportedModelError
 from precise_shield.intervene.quantise import quantised
-from precise_shield.models import packed as few
-from precise_shield.models.bind import bind
-from precise_shield.models.loading import ModelSpec, load
-from precise_shield.models.taps import lasting
-from precise_shield.models.weights import checked_fingerprint
+from precise_shield.models.architecture.bind import bind
+from precise_shield.models.holding import packed as few
+from precise_shield.models.loading.model import ModelSpec, load
+from precise_shield.models.loading.weights import checked_fingerprint
+from precise_shield.models.passes.taps import lasting
 
 BOTH = [LoraRows(rank=2, dropout=0.0), DirectUnits()]
 LIBRARY = pytest.mark.skipif(
@@ -162,7 +162,7 @@ def test_loading_refuses_where_a_quantised_base_cannot_work(
 ):
     tiny_folders.save_tiny("llama", tmp_path / "model")
     monkeypatch.setattr(few, "find_spec", lambda name: name if there else None)
-    monkeypatch.setattr("precise_shield.models.loading.check_sharing", lambda: None)
+    monkeypatch.setattr("precise_shield.models.loading.model.check_sharing", lambda: None)
     with pytest.raises(LoadingError, match=says):
         load(ModelSpec(str(tmp_path / "model"), device="cpu", quantise="4bit", **more))
 

@@ -19,7 +19,7 @@ from precise_shield.align.receipt import (
 from precise_shield.align.slices import fingerprint, slices_of
 from precise_shield.align.sparse import undo
 from precise_shield.core.errors import ReceiptError
-from precise_shield.models.bind import bind
+from precise_shield.models.architecture.bind import bind
 from tiny import IDS, TEXT
 
 FORMS = [LoraRows(rank=3, dropout=0.0), DirectUnits()]

@@ -16,8 +16,8 @@ from precise_shield.align.export import export_merged
 from precise_shield.align.receipt import seal
 from precise_shield.align.sparse import no_silence, undo
 from precise_shield.core.errors import GateError, ReceiptError
-from precise_shield.models.bind import bind
-from precise_shield.models.loading import ModelSpec, load
+from precise_shield.models.architecture.bind import bind
+from precise_shield.models.loading.model import ModelSpec, load
 from precise_shield.workflows.align.arms import written
 from precise_shield.workflows.base.sections.model import ModelSection
 from precise_shield.workflows.handing.deltas import receipt_check

@@ -17,7 +17,7 @@ from precise_shield.align.receipt import StoredReceipt, make_receipt, seal
 from precise_shield.align.sparse import SparseDelta, apply, undo
 from precise_shield.core.errors import ConfigError, DeadTapError, ReceiptError
 from precise_shield.core.sites import NeuronSet, Site
-from precise_shield.models.bind import bind
+from precise_shield.models.architecture.bind import bind
 
 DENSE = ["gpt2", "llama", "llava", "phi3", "qwen2"]
 MOE = ["gpt_oss", "mixtral", "qwen2_moe", "qwen3_moe"]

@@ -7,10 +7,15 @@ from precise_shield.core.errors import LayoutMismatchError, UnsupportedModelErro
 from precise_shield.core.records import Cell
 from precise_shield.core.sites import Site
 from precise_shield.identify.collect import Batch, collect
-from precise_shield.models.bind import bind
-from precise_shield.models.layouts import layouts_for
-from precise_shield.models.pictures import picture_means, picture_rows, reaching, rows_a_picture
-from precise_shield.models.taps import tapped
+from precise_shield.models.architecture.bind import bind
+from precise_shield.models.architecture.layouts import layouts_for
+from precise_shield.models.architecture.pictures import (
+    picture_means,
+    picture_rows,
+    reaching,
+    rows_a_picture,
+)
+from precise_shield.models.passes.taps import tapped
 from tiny import SEEING_CONFIGS, inputs, tiny
 
 CELLS = [Cell("en", "image_dominant", "harmful"), Cell("en", "image_dominant", "benign")]

@@ -8,15 +8,15 @@ import torch
 from precise_shield.core.errors import DeadTapError, LayoutMismatchError, UnsupportedModelError
 from precise_shield.core.sites import NeuronSet, Site
 from precise_shield.intervene.edits import intervening, scale, suppress
-from precise_shield.models.bind import bind
-from precise_shield.models.layouts import (
+from precise_shield.models.architecture.bind import bind
+from precise_shield.models.architecture.layouts import (
     FeedForward,
     Layout,
     known_model_types,
     layouts_for,
     register,
 )
-from precise_shield.models.taps import tapped
+from precise_shield.models.passes.taps import tapped
 from tiny import BUILDERS, SEEING_CONFIGS, TEXT_CONFIGS, inputs, tiny
 
 UNITS = (0, 5, 17)
@@ -236,7 +236,9 @@ def test_a_second_registration_is_refused():
     ],
 )
 def test_a_row_that_does_not_describe_the_model_is_refused(monkeypatch, row, sentence):
-    monkeypatch.setattr("precise_shield.models.bind.layouts_for", lambda _: {"text": row})
+    monkeypatch.setattr(
+        "precise_shield.models.architecture.bind.layouts_for", lambda _: {"text": row}
+    )
     with pytest.raises(LayoutMismatchError, match=sentence):
         bind(tiny("llama"))
 

@@ -10,10 +10,10 @@ from torch.nn import functional as F
 from precise_shield.core.errors import DeadTapError, LayoutMismatchError
 from precise_shield.core.sites import NeuronSet, Site
 from precise_shield.intervene.edits import intervening, scale, suppress
-from precise_shield.models.bind import bind, kinds_of
-from precise_shield.models.layouts import Attention, Experts, Layout, layouts_for
-from precise_shield.models.taps import tapped
-from precise_shield.models.units import unit_major
+from precise_shield.models.architecture.bind import bind, kinds_of
+from precise_shield.models.architecture.layouts import Attention, Experts, Layout, layouts_for
+from precise_shield.models.architecture.units import unit_major
+from precise_shield.models.passes.taps import tapped
 from tiny import BUILDERS, IDS, MOE_CONFIGS, TEXT, build, inputs, tiny
 
 UNITS = (0, 3, 7)
@@ -310,7 +310,7 @@ def test_a_kind_that_the_model_lacks_is_refused_with_what_it_has(model_type, kin
 )
 def test_a_row_that_misreads_the_experts_is_refused(monkeypatch, model_type, row, sentence):
     layout = {"text": Layout("model.layers", experts=row)}
-    monkeypatch.setattr("precise_shield.models.bind.layouts_for", lambda _: layout)
+    monkeypatch.setattr("precise_shield.models.architecture.bind.layouts_for", lambda _: layout)
     with pytest.raises(LayoutMismatchError, match=sentence):
         bind(tiny(model_type), units=("expert",))
 
@@ -318,7 +318,7 @@ def test_a_row_that_misreads_the_experts_is_refused(monkeypatch, model_type, row
 def test_a_row_that_misreads_the_attention_is_refused(monkeypatch):
     fused = Attention(*["self_attn.q_proj"] * 3, fused=True)
     layout = {"text": Layout("model.layers", attention=fused)}
-    monkeypatch.setattr("precise_shield.models.bind.layouts_for", lambda _: layout)
+    monkeypatch.setattr("precise_shield.models.architecture.bind.layouts_for", lambda _: layout)
     with pytest.raises(LayoutMismatchError, match="does not come out even"):
         bind(tiny("llama"), units=("query",))
 

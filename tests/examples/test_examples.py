@@ -21,8 +21,8 @@ from precise_shield import api
 from precise_shield.core.sites import NeuronSet
 from precise_shield.evaluate.judges import JUDGES
 from precise_shield.identify.scores import SCORES
-from precise_shield.models import layouts
-from precise_shield.models.units import read_rows
+from precise_shield.models.architecture import layouts
+from precise_shield.models.architecture.units import read_rows
 from precise_shield.workflows.base.sections.model import ModelSection
 from precise_shield.workflows.handing.deltas import apply
 

@@ -18,8 +18,8 @@ from precise_shield.identify.collect import (
     collect,
     state_bytes,
 )
-from precise_shield.models.bind import bind
-from precise_shield.models.taps import tapped
+from precise_shield.models.architecture.bind import bind
+from precise_shield.models.passes.taps import tapped
 from tiny import inputs, tiny
 
 CELLS = [Cell("en", "text", "harmful"), Cell("en", "text", "benign")]

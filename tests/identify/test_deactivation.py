@@ -8,10 +8,10 @@ from precise_shield.core.records import Cell
 from precise_shield.identify import deactivation
 from precise_shield.identify.collect import Batch, collect
 from precise_shield.identify.deactivation import FINAL_HIDDEN, LOGITS, Opened
-from precise_shield.models import decoder
-from precise_shield.models.bind import bind
-from precise_shield.models.head import hidden_states
-from precise_shield.models.taps import tapped
+from precise_shield.models.architecture.bind import bind
+from precise_shield.models.passes import decoder
+from precise_shield.models.passes.taps import tapped
+from precise_shield.models.readings.head import hidden_states
 from tiny import SEEING_CONFIGS, TEXT_CONFIGS, inputs, tiny
 
 CELL = Cell("en", "text", "harmful")

@@ -8,8 +8,8 @@ from precise_shield.core.errors import ConfigError, DataError
 from precise_shield.core.records import Cell
 from precise_shield.identify.collect import Batch
 from precise_shield.identify.passes import ATTRIBUTION, MAGNITUDE, SNIP, WANDA
-from precise_shield.models.bind import bind
-from precise_shield.models.taps import tapped
+from precise_shield.models.architecture.bind import bind
+from precise_shield.models.passes.taps import tapped
 from tiny import TEXT_CONFIGS, inputs, tiny
 
 CELL = Cell("en", "text", "harmful")

@@ -8,9 +8,9 @@ from precise_shield.core.records import Cell
 from precise_shield.core.sites import NeuronSet, Site
 from precise_shield.identify.collect import Place, Stats
 from precise_shield.identify.readout import Asked, Picked, drivers, strongest, written
-from precise_shield.models.bind import bind
-from precise_shield.models.lens import direct_logits, token_text
-from precise_shield.models.taps import tapped
+from precise_shield.models.architecture.bind import bind
+from precise_shield.models.passes.taps import tapped
+from precise_shield.models.readings.lens import direct_logits, token_text
 
 SITE = Site("text", 1)
 FAMILIES = ["llama", "gemma2", "gpt2", "phi3", "qwen2_vl", "mllama", "idefics3"]

@@ -11,9 +11,9 @@ from precise_shield.identify.deactivation import deactivate
 from precise_shield.identify.importance import top_for_harmful
 from precise_shield.identify.passes import ATTRIBUTION, SNIP, WANDA
 from precise_shield.identify.select import Selection, contrast, universal
-from precise_shield.models.bind import bind
-from precise_shield.models.head import hidden_states
-from precise_shield.models.taps import tapped
+from precise_shield.models.architecture.bind import bind
+from precise_shield.models.passes.taps import tapped
+from precise_shield.models.readings.head import hidden_states
 from tiny import inputs, tiny
 
 CELL = Cell("en", "text", "harmful")

@@ -23,8 +23,8 @@ from precise_shield.identify.collect import (
     state_bytes,
 )
 from precise_shield.identify.streaming import Checkpoint, fitting_batch, stream
-from precise_shield.models.batching import largest_fitting
-from precise_shield.models.bind import bind
+from precise_shield.models.architecture.bind import bind
+from precise_shield.models.passes.batching import largest_fitting
 from tiny import inputs, tiny
 
 CELLS = [Cell("en", "text", "harmful"), Cell("en", "text", "benign")]

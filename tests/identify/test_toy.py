@@ -16,7 +16,7 @@ from precise_shield.core.records import Cell
 from precise_shield.core.sites import Site
 from precise_shield.identify.collect import Batch, collect
 from precise_shield.identify.scores import SCORES
-from precise_shield.models.bind import bind
+from precise_shield.models.architecture.bind import bind
 
 CELL = Cell("en", "text", "harmful")
 LAYERS = Site("text", 0), Site("text", 1)

@@ -6,8 +6,8 @@ import torch
 from precise_shield.core.errors import DeadTapError, EmptySetError, LayoutMismatchError
 from precise_shield.core.sites import NeuronSet, Site
 from precise_shield.intervene.edits import intervening, replace, scale, suppress
-from precise_shield.models.bind import bind
-from precise_shield.models.taps import tapped
+from precise_shield.models.architecture.bind import bind
+from precise_shield.models.passes.taps import tapped
 from tiny import inputs, tiny
 
 CHOSEN = NeuronSet.of({Site("text", 0): [0, 5], Site("text", 2): [3]})

@@ -8,8 +8,8 @@ from precise_shield.core.errors import EmptySetError
 from precise_shield.core.sites import NeuronSet, Site
 from precise_shield.intervene.edits import intervening, suppress
 from precise_shield.intervene.influence import Pass, by_layer, influence
-from precise_shield.models.bind import bind
-from precise_shield.models.taps import tapped
+from precise_shield.models.architecture.bind import bind
+from precise_shield.models.passes.taps import tapped
 
 CHOSEN = NeuronSet.of(
     {Site("text", 0): [1, 5, 7], Site("text", 1): [2, 3], Site("text", 2): range(20)}

@@ -8,13 +8,13 @@ import torch
 from precise_shield.core.errors import DeadTapError, LayoutMismatchError
 from precise_shield.core.sites import NeuronSet, Site
 from precise_shield.intervene.edits import intervening, replace, scale, suppress
-from precise_shield.models.bind import bind
-from precise_shield.models.encoding import encode
-from precise_shield.models.generation import generate
-from precise_shield.models.likelihood import answer_logprobs
-from precise_shield.models.positions import running
-from precise_shield.models.readout import FirstTokenReadout
-from precise_shield.models.taps import tapped
+from precise_shield.models.answers.generation import generate
+from precise_shield.models.architecture.bind import bind
+from precise_shield.models.inputs.encoding import encode
+from precise_shield.models.inputs.positions import running
+from precise_shield.models.passes.taps import tapped
+from precise_shield.models.readings.likelihood import answer_logprobs
+from precise_shield.models.readings.readout import FirstTokenReadout
 from tiny_folders import draw, example, tiny_loaded
 
 LAST = NeuronSet.of({Site("text", 2): [1, 4, 9]})

@@ -22,7 +22,7 @@ from precise_shield.core.summary import Condition
 from precise_shield.core.summary.gate import Standing, TrialFacts
 from precise_shield.data.manifest import Loaded
 from precise_shield.intervene.edits import intervening, scale
-from precise_shield.models.encoding import encode
+from precise_shield.models.inputs.encoding import encode
 from precise_shield.workflows.align import arms as making
 from precise_shield.workflows.align import pairs
 from precise_shield.workflows.align.arms import configured, make, spec_of

@@ -11,7 +11,7 @@ from precise_shield.core.sites import NeuronSet
 from precise_shield.identify.importance import importance, top_for_harmful
 from precise_shield.identify.select import contrast
 from precise_shield.intervene.edits import intervening, suppress
-from precise_shield.models.likelihood import answer_logprobs, benign_kl
+from precise_shield.models.readings.likelihood import answer_logprobs, benign_kl
 from precise_shield.workflows.base.config import parse_config
 from precise_shield.workflows.base.context import started
 from precise_shield.workflows.identify.collecting import collect_stats

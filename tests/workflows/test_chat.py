@@ -19,8 +19,8 @@ from precise_shield.cli import chat as command
 from precise_shield.core.errors import ConfigError, DataError, ReceiptError, StoreError
 from precise_shield.core.sites import NeuronSet
 from precise_shield.intervene.edits import intervening, suppress
-from precise_shield.models.encoding import Turn, encode
-from precise_shield.models.generation import generate
+from precise_shield.models.answers.generation import generate
+from precise_shield.models.inputs.encoding import Turn, encode
 from precise_shield.report.words import visible
 from precise_shield.workflows.base.summary_file import read_summary
 from precise_shield.workflows.chat import Answers, chat

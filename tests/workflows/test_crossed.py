@@ -14,7 +14,7 @@ from precise_shield.data.refusals import wordings
 from precise_shield.identify.crossed import ANSWER, COMPLIED, REFUSAL, REFUSED
 from precise_shield.identify.stability import drawn_sets, halves
 from precise_shield.intervene.edits import damp, intervening
-from precise_shield.models.encoding import encode
+from precise_shield.models.inputs.encoding import encode
 from precise_shield.sandbox.lexicon import REFUSAL_USES, lexicon
 from precise_shield.sandbox.manifest import examples as kingdom
 from precise_shield.workflows.align.damping import damping_arms, damping_states, driving

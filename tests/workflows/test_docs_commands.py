@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 import tiny_folders
 from precise_shield.cli import app
-from precise_shield.models import layouts
+from precise_shield.models.architecture import layouts
 from precise_shield.workflows.base.config import load_config, parse_config
 
 ROOT = Path(__file__).parents[2]

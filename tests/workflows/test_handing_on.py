@@ -20,7 +20,7 @@ from precise_shield.cli import main
 from precise_shield.core.errors import ConfigError, GateError, ReceiptError, StoreError
 from precise_shield.core.summary import Condition
 from precise_shield.evaluate.bootstrap import grouped_difference
-from precise_shield.models.loading import ModelSpec, load
+from precise_shield.models.loading.model import ModelSpec, load
 from precise_shield.workflows.align import gate
 from precise_shield.workflows.align.gate import require_gate
 from precise_shield.workflows.base.sections.model import ModelSection

@@ -15,9 +15,9 @@ from precise_shield.identify.scores import SCORES
 from precise_shield.identify.select import Selection, contrast
 from precise_shield.identify.streaming import stream
 from precise_shield.intervene.edits import intervening, suppress
-from precise_shield.models.bind import bind
-from precise_shield.models.likelihood import first_token_ids
-from precise_shield.models.readout import FirstTokenReadout
+from precise_shield.models.architecture.bind import bind
+from precise_shield.models.readings.likelihood import first_token_ids
+from precise_shield.models.readings.readout import FirstTokenReadout
 from precise_shield.workflows.base.config import parse_config
 from precise_shield.workflows.base.context import started
 from precise_shield.workflows.identify.collecting import Plan

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from precise_shield.core.summary import Summary
-from precise_shield.models import generation, taps
-from precise_shield.models.encoding import encode
+from precise_shield.models.answers import generation
+from precise_shield.models.inputs.encoding import encode
+from precise_shield.models.passes import taps
 from precise_shield.workflows.base import together
 from precise_shield.workflows.base.config import parse_config
 from precise_shield.workflows.base.context import started

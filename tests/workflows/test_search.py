@@ -14,7 +14,7 @@ from precise_shield.analyse.front import front
 from precise_shield.core.errors import ConfigError, EmptyCellError, EmptySetError
 from precise_shield.core.records import Example
 from precise_shield.data.halves import halves
-from precise_shield.models import generation
+from precise_shield.models.answers import generation
 from precise_shield.report.search import search_figure, search_tables
 from precise_shield.report.view import View
 from precise_shield.workflows.align import held_out, sampling, searching

@@ -10,7 +10,7 @@ import pytest
 
 import tiny_folders
 from data.making import example
-from precise_shield.models.loading import ModelSpec, load
+from precise_shield.models.loading.model import ModelSpec, load
 from precise_shield.workflows.base.config import parse_config
 from precise_shield.workflows.base.context import Run
 

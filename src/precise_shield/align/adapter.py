@@ -26,8 +26,8 @@ from precise_shield.align.slices import slices_of
 from precise_shield.align.sparse import SparseDelta, expect
 from precise_shield.core.errors import ReceiptError, StoreError, UnsupportedModelError
 from precise_shield.core.store import must_be_free, whole_folder
-from precise_shield.models.bind import BoundModel
-from precise_shield.models.packed import seen
+from precise_shield.models.architecture.bind import BoundModel
+from precise_shield.models.holding.packed import seen
 
 HIGHEST_RANK = 512
 """Most that vLLM takes (`max_lora_rank`)."""

@@ -9,7 +9,7 @@ from precise_shield.align.slices import fingerprint, slices_of
 from precise_shield.align.sparse import Change, SparseDelta
 from precise_shield.core.errors import ConfigError, NumericError
 from precise_shield.core.sites import NeuronSet
-from precise_shield.models.bind import BoundModel
+from precise_shield.models.architecture.bind import BoundModel
 
 FORM = DirectUnits(parts=("down",))
 """What amplification moves, for the receipt."""

@@ -11,7 +11,7 @@ from precise_shield.align.receipt import Seal, StoredReceipt, verify
 from precise_shield.align.slices import fingerprint, read_slices
 from precise_shield.align.sparse import SparseDelta, applied, apply, expect, undo
 from precise_shield.core.errors import ReceiptError
-from precise_shield.models.bind import BoundModel
+from precise_shield.models.architecture.bind import BoundModel
 
 
 @dataclass(frozen=True)

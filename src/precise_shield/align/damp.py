@@ -13,7 +13,7 @@ from precise_shield.align.slices import fingerprint, slices_of
 from precise_shield.align.sparse import Change, SparseDelta
 from precise_shield.core.errors import ConfigError
 from precise_shield.core.sites import NeuronSet, Site
-from precise_shield.models.bind import BoundModel
+from precise_shield.models.architecture.bind import BoundModel
 
 
 def factors_of(

@@ -23,9 +23,9 @@ from precise_shield.align.sparse import Change, SparseDelta
 from precise_shield.align.whole import Standing, WholeTensor
 from precise_shield.core.errors import NumericError, ReceiptError
 from precise_shield.core.sites import NeuronSet
-from precise_shield.models.bind import BoundModel
-from precise_shield.models.experts import Ear, Routing
-from precise_shield.models.taps import SidePath, expert_paths, side_paths
+from precise_shield.models.architecture.bind import BoundModel
+from precise_shield.models.passes.experts import Ear, Routing
+from precise_shield.models.passes.taps import SidePath, expert_paths, side_paths
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from precise_shield.align.parts import (
     start_of_a,
 )
 from precise_shield.align.slices import UnitSlices
-from precise_shield.models.experts import Routing
-from precise_shield.models.units import unit_major
+from precise_shield.models.architecture.units import unit_major
+from precise_shield.models.passes.experts import Routing
 
 
 class ExpertPart(Part):

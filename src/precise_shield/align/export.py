@@ -16,8 +16,8 @@ from precise_shield.align.receipt import StoredReceipt
 from precise_shield.align.sparse import SparseDelta, expect
 from precise_shield.core.errors import StoreError, UnsupportedModelError
 from precise_shield.core.store import must_be_free, readable_errors, whole_folder
-from precise_shield.models.bind import BoundModel
-from precise_shield.models.packed import bits_of
+from precise_shield.models.architecture.bind import BoundModel
+from precise_shield.models.holding.packed import bits_of
 
 COPIED = (
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt"),

@@ -28,11 +28,11 @@ from precise_shield.align.slices import fingerprint
 from precise_shield.align.spec import Batches, FitSpec
 from precise_shield.core.errors import ConfigError, DataError, NumericError
 from precise_shield.core.parallel import Crew, crew
-from precise_shield.models.decoder import blocks
-from precise_shield.models.head import check_head
-from precise_shield.models.held import is_sharded
-from precise_shield.models.rerun import rerun
-from precise_shield.models.sparing import sparing
+from precise_shield.models.holding.held import is_sharded
+from precise_shield.models.passes.decoder import blocks
+from precise_shield.models.passes.rerun import rerun
+from precise_shield.models.passes.sparing import sparing
+from precise_shield.models.readings.head import check_head
 
 Validate = Callable[[], float]
 """Called with dropout off; the lower the better (a loss, or minus an endpoint)."""

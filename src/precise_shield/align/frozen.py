@@ -19,7 +19,8 @@ from precise_shield.align.shelf import DiskShelf, MemoryShelf, Shelf
 from precise_shield.align.spec import FitSpec
 from precise_shield.core.errors import ConfigError, UnsupportedModelError
 from precise_shield.core.parallel import Crew
-from precise_shield.models.frozen import (
+from precise_shield.models.holding.held import is_sharded
+from precise_shield.models.passes.frozen import (
     PIXELS,
     Entrance,
     arrival,
@@ -29,8 +30,7 @@ from precise_shield.models.frozen import (
     require_fixed,
     sees,
 )
-from precise_shield.models.head import head, hidden_states
-from precise_shield.models.held import is_sharded
+from precise_shield.models.readings.head import head, hidden_states
 
 Note = Callable[[str], None]
 """Told in a sentence what is kept, where and how large, before training starts."""

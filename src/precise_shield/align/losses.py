@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from precise_shield.core.errors import DataError
-from precise_shield.models.bind import BoundModel
-from precise_shield.models.encoding import IGNORED
-from precise_shield.models.head import answer_logits, head, hidden_states, predicting
+from precise_shield.models.architecture.bind import BoundModel
+from precise_shield.models.inputs.encoding import IGNORED
+from precise_shield.models.readings.head import answer_logits, head, hidden_states, predicting
 
 IGNORE = IGNORED
 """Label of every position that is not part of the answer."""

@@ -18,7 +18,7 @@ from precise_shield.align.slices import fingerprint, read_slices
 from precise_shield.align.sparse import Change, SparseDelta
 from precise_shield.core.errors import ReceiptError, StoreError
 from precise_shield.core.sites import NeuronSet
-from precise_shield.models.bind import BoundModel
+from precise_shield.models.architecture.bind import BoundModel
 
 SCHEMA_VERSION = 1
 FORMAT = "precise-shield-low-rank"

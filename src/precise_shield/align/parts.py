@@ -17,9 +17,9 @@ from torch.nn import functional as F
 from precise_shield.align.slices import UnitSlices, slices_of, whole_tensors
 from precise_shield.core.errors import ConfigError
 from precise_shield.core.sites import NeuronSet
-from precise_shield.models.bind import BoundModel
-from precise_shield.models.packed import seen
-from precise_shield.models.units import Role
+from precise_shield.models.architecture.bind import BoundModel
+from precise_shield.models.architecture.units import Role
+from precise_shield.models.holding.packed import seen
 
 Master = Literal["float32", "weight"]
 """Dtype in which parameters are kept: float32, or the weight's own (smaller, coarser steps)."""

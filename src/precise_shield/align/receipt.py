@@ -19,8 +19,8 @@ from precise_shield.core.errors import DataError, ReceiptError, StoreError
 from precise_shield.core.sites import NeuronSet
 from precise_shield.core.store import must_be_free
 from precise_shield.core.summary import Receipt
-from precise_shield.models.bind import BoundModel
-from precise_shield.models.packed import bits_of, count
+from precise_shield.models.architecture.bind import BoundModel
+from precise_shield.models.holding.packed import bits_of, count
 
 SCHEMA_VERSION = 1
 

@@ -19,10 +19,10 @@ from precise_shield.core.errors import (
     UnsupportedModelError,
 )
 from precise_shield.core.sites import NeuronSet, Site
-from precise_shield.models.bind import BoundModel, OwnedWeight, Role
-from precise_shield.models.held import is_offloaded, is_sharded, whole
-from precise_shield.models.packed import bits_of, seen
-from precise_shield.models.units import WRITING, read_rows, unit_major, write_rows
+from precise_shield.models.architecture.bind import BoundModel, OwnedWeight, Role
+from precise_shield.models.architecture.units import WRITING, read_rows, unit_major, write_rows
+from precise_shield.models.holding.held import is_offloaded, is_sharded, whole
+from precise_shield.models.holding.packed import bits_of, seen
 
 Side = Literal["out", "in"]
 """`out`: a unit is one output of the projection (gate, up, query). `in`: one input of it (down)."""

@@ -24,8 +24,8 @@ from precise_shield.align.slices import (
 )
 from precise_shield.core.errors import GateError, ReceiptError
 from precise_shield.core.sites import NeuronSet
-from precise_shield.models.bind import BoundModel
-from precise_shield.models.packed import seen
+from precise_shield.models.architecture.bind import BoundModel
+from precise_shield.models.holding.packed import seen
 
 SCHEMA_VERSION = 1
 FORMAT = "precise-shield-delta"

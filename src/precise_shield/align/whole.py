@@ -11,8 +11,8 @@ from torch import Tensor
 
 from precise_shield.align.parts import AllParameters, Part, parameter_of
 from precise_shield.align.slices import UnitSlices, holders_of
-from precise_shield.models.bind import BoundModel
-from precise_shield.models.taps import before_passes
+from precise_shield.models.architecture.bind import BoundModel
+from precise_shield.models.passes.taps import before_passes
 
 
 class WholeTensor(Part):

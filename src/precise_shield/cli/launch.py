@@ -53,7 +53,7 @@ class Launch:
                 f"{command or 'this'} works in one process; start it without torchrun. Several"
                 f" processes can {', '.join(SHARED)}."
             )
-        from precise_shield.models.launching import join, leave
+        from precise_shield.models.holding.launching import join, leave
 
         met = join(self.rank, self.size, self.local_rank)
         try:
@@ -73,7 +73,7 @@ class Launch:
             return False
         if isinstance(error, LaunchError):
             return self.speaks
-        from precise_shield.models.launching import fails_first
+        from precise_shield.models.holding.launching import fails_first
 
         return fails_first()
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from precise_shield.core.errors import ConfigError, DataError
 from precise_shield.core.rates import Rate
-from precise_shield.models.loading import LoadedModel
+from precise_shield.models.loading.model import LoadedModel
 
 
 @dataclass(frozen=True)

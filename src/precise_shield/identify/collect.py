@@ -22,9 +22,9 @@ from precise_shield.core.moments import FIELDS, FOLDS, Moments
 from precise_shield.core.parallel import Crew
 from precise_shield.core.records import Cell
 from precise_shield.core.sites import Site
-from precise_shield.models.bind import BoundModel
-from precise_shield.models.pictures import picture_means, rows_a_picture
-from precise_shield.models.taps import tapped
+from precise_shield.models.architecture.bind import BoundModel
+from precise_shield.models.architecture.pictures import picture_means, rows_a_picture
+from precise_shield.models.passes.taps import tapped
 
 Position = Literal["response_mean", "first_decision", "last_prompt", "prompt_mean", "image_mean"]
 """Where an example's activations are read. `response_mean`: mean over the positions that predict

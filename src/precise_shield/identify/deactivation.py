@@ -19,11 +19,11 @@ from torch import Tensor
 from precise_shield.core.errors import ConfigError
 from precise_shield.core.sites import Site
 from precise_shield.identify.collect import Batch, Emit, Quantity
-from precise_shield.models.bind import BoundModel
-from precise_shield.models.decoder import Chain, blocks, traced
-from precise_shield.models.head import head
-from precise_shield.models.held import whole
-from precise_shield.models.taps import tapped
+from precise_shield.models.architecture.bind import BoundModel
+from precise_shield.models.holding.held import whole
+from precise_shield.models.passes.decoder import Chain, blocks, traced
+from precise_shield.models.passes.taps import tapped
+from precise_shield.models.readings.head import head
 
 CPU_TOKENS, ACCELERATOR_TOKENS = 1024, 65536
 """Tokens that run through the upper blocks at once: neurons x positions."""

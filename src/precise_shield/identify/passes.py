@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from precise_shield.core.errors import ConfigError, DataError, UnsupportedModelError
 from precise_shield.core.sites import Site
 from precise_shield.identify.collect import Batch, Emit, Quantity
-from precise_shield.models.bind import BoundModel, BoundSite
-from precise_shield.models.head import answer_logits
-from precise_shield.models.held import whole
-from precise_shield.models.taps import SidePath, side_paths, tapped
+from precise_shield.models.architecture.bind import BoundModel, BoundSite
+from precise_shield.models.holding.held import whole
+from precise_shield.models.passes.taps import SidePath, side_paths, tapped
+from precise_shield.models.readings.head import answer_logits
 
 Fans = tuple[Float[Tensor, "batch first"], Float[Tensor, "batch second"]]
 """Of a weight, an importance summed over its second dimension, and over its first."""

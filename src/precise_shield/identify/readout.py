@@ -12,10 +12,10 @@ from torch import Tensor
 
 from precise_shield.core.sites import NeuronSet, Site
 from precise_shield.identify.collect import Position, Stats
-from precise_shield.models.bind import BoundModel
-from precise_shield.models.held import without_gradients
-from precise_shield.models.lens import direct_logits
-from precise_shield.models.taps import tapped
+from precise_shield.models.architecture.bind import BoundModel
+from precise_shield.models.holding.held import without_gradients
+from precise_shield.models.passes.taps import tapped
+from precise_shield.models.readings.lens import direct_logits
 
 EPSILON = 1e-12
 
@@ -69,7 +69,7 @@ def written(bound: BoundModel, picked: Sequence[Picked], top: int) -> list[list[
     """The output tokens each neuron argues for most, with the direct logit: `(token, logit)`.
 
     What is written is the neuron's column of the down-projection (or output projection) times
-    the sign with which harmful requests drive it; see `models.lens.direct_logits`.
+    the sign with which harmful requests drive it; see `models.readings.lens.direct_logits`.
     """
     rows = []
     for one in picked:

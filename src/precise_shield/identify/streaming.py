@@ -20,9 +20,9 @@ from precise_shield.identify.collect import (
     progress_of,
     step,
 )
-from precise_shield.models.batching import backing_off, largest_fitting
-from precise_shield.models.bind import BoundModel
-from precise_shield.models.held import is_sharded
+from precise_shield.models.architecture.bind import BoundModel
+from precise_shield.models.holding.held import is_sharded
+from precise_shield.models.passes.batching import backing_off, largest_fitting
 
 
 @dataclass

@@ -12,8 +12,8 @@ from torch import Tensor
 from precise_shield.core.errors import DeadTapError, EmptySetError, LayoutMismatchError
 from precise_shield.core.sites import NeuronSet, Site
 from precise_shield.intervene.scopes import Scope, blend, where
-from precise_shield.models.bind import BoundModel
-from precise_shield.models.taps import tapped
+from precise_shield.models.architecture.bind import BoundModel
+from precise_shield.models.passes.taps import tapped
 
 Edit = Callable[[Site, Float[Tensor, "*at k"]], Float[Tensor, "*at k"]]
 """Takes the chosen units' activations at a site and returns what should stand in their place."""

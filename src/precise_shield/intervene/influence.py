@@ -12,9 +12,9 @@ from torch import Tensor
 from precise_shield.core.errors import EmptySetError
 from precise_shield.core.sites import NeuronSet, Site
 from precise_shield.intervene.edits import intervening, suppress
-from precise_shield.models.bind import BoundModel
-from precise_shield.models.held import without_gradients
-from precise_shield.models.taps import tapped
+from precise_shield.models.architecture.bind import BoundModel
+from precise_shield.models.holding.held import without_gradients
+from precise_shield.models.passes.taps import tapped
 
 
 @dataclass(frozen=True)

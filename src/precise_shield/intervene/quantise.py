@@ -11,8 +11,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from precise_shield.core.errors import ConfigError, UnsupportedModelError
-from precise_shield.models.packed import bits_of
-from precise_shield.models.weights import projections
+from precise_shield.models.holding.packed import bits_of
+from precise_shield.models.loading.weights import projections
 
 GROUP = 128
 """Inputs that share a scale, where the width divides; else a whole row does."""

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from precise_shield.core.errors import LayoutMismatchError
 from precise_shield.core.sites import Site
-from precise_shield.models.encoding import Encoded
-from precise_shield.models.positions import announced, last_of_prompt
+from precise_shield.models.inputs.encoding import Encoded
+from precise_shield.models.inputs.positions import announced, last_of_prompt
 
 Scope = Literal["all", "prompt", "context", "first_decision", "response"]
 """`all`: every token. `prompt`: the prompt's tokens, template and picture included, the last of
@@ -32,7 +32,7 @@ def where(scope: Scope, site: Site, acts: Tensor) -> Where:
     token a row, is answer. The vision tower reads the prompt's pictures.
 
     Raises:
-        LayoutMismatchError: nobody announced what is running (`models.positions.running`), or
+        LayoutMismatchError: nobody announced what is running (`models.inputs.positions.running`), or
             `acts` does not fit what was announced.
     """
     if scope == "all":
@@ -43,7 +43,7 @@ def where(scope: Scope, site: Site, acts: Tensor) -> Where:
     if batch is None:
         raise LayoutMismatchError(
             f"an edit at {scope!r} positions cannot tell prompt from answer in this pass."
-            " Run it inside precise_shield.models.positions.running(batch)."
+            " Run it inside precise_shield.models.inputs.positions.running(batch)."
         )
     rows, width = batch.prompt_mask.shape
     if width > 1 and acts.dim() == 3 and acts.shape[1] == 1 and acts.shape[0] <= rows:

@@ -14,9 +14,9 @@ from precise_shield.core.images import open_image
 from precise_shield.core.records import Example, Modality
 from precise_shield.core.sites import NeuronSet
 from precise_shield.intervene.edits import intervening, suppress
-from precise_shield.models.encoding import Turn
-from precise_shield.models.generation import generate
-from precise_shield.models.history import too_many
+from precise_shield.models.answers.generation import generate
+from precise_shield.models.inputs.encoding import Turn
+from precise_shield.models.inputs.history import too_many
 from precise_shield.workflows.align.arms import Arm
 from precise_shield.workflows.align.plans import TURNED
 from precise_shield.workflows.answer.judges import reopened

@@ -14,7 +14,7 @@ from precise_shield.evaluate.formats import FORMATS
 from precise_shield.evaluate.judges import JUDGES
 from precise_shield.evaluate.rules import RULES
 from precise_shield.identify.scores import SCORES
-from precise_shield.models.layouts import known_model_types
+from precise_shield.models.architecture.layouts import known_model_types
 from precise_shield.workflows.base import embedded  # registers the sandbox's data sources
 from precise_shield.workflows.base.config import Config, commented
 from precise_shield.workflows.base.sections.data import DataSection, SourceSection

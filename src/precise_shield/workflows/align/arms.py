@@ -26,7 +26,7 @@ from precise_shield.core.sites import NeuronSet
 from precise_shield.core.store import Stage, digest
 from precise_shield.core.summary import Condition, Receipt
 from precise_shield.data.contrast import picture_hash
-from precise_shield.models.encoding import encode, mixes
+from precise_shield.models.inputs.encoding import encode, mixes
 from precise_shield.workflows.align.caching import cache_of
 from precise_shield.workflows.align.plans import Plan
 from precise_shield.workflows.align.sizes import announce

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from precise_shield.align.parts import AllParameters, Form, form_slices
 from precise_shield.core.sites import NeuronSet
-from precise_shield.models.bind import BoundModel
-from precise_shield.models.packed import count
+from precise_shield.models.architecture.bind import BoundModel
+from precise_shield.models.holding.packed import count
 from precise_shield.workflows.base.context import Run
 
 LARGE = 2**26

@@ -14,7 +14,7 @@ from precise_shield.core.errors import ConfigError, EmptyCellError
 from precise_shield.core.records import Example
 from precise_shield.data.contrast import fingerprint
 from precise_shield.evaluate.measures import refusal_gap
-from precise_shield.models.encoding import encode, mixes
+from precise_shield.models.inputs.encoding import encode, mixes
 from precise_shield.workflows.align.held_out import note_picking, reads, validation_rows
 from precise_shield.workflows.answer.judges import make, names_of
 from precise_shield.workflows.base.context import Run

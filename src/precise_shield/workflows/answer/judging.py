@@ -8,7 +8,7 @@ from math import nan
 from precise_shield.core.records import Example, Response, Verdict
 from precise_shield.core.store import digest
 from precise_shield.data.contrast import by_cell
-from precise_shield.models.likelihood import benign_kl
+from precise_shield.models.readings.likelihood import benign_kl
 from precise_shield.workflows.answer.answers import judge_with
 from precise_shield.workflows.answer.judges import make, names_of
 from precise_shield.workflows.answer.states import State

@@ -12,7 +12,7 @@ from precise_shield.core.parallel import crew
 from precise_shield.core.records import Example, Response, read_rows, write_rows
 from precise_shield.core.store import Stage
 from precise_shield.core.summary import Condition
-from precise_shield.models.bind import BoundModel
+from precise_shield.models.architecture.bind import BoundModel
 from precise_shield.workflows.base.context import Run
 from precise_shield.workflows.base.together import answered
 

@@ -23,9 +23,9 @@ from precise_shield.data.manifest import Loaded, Problem
 from precise_shield.data.overlap import counted, find_overlaps, sentence
 from precise_shield.data.refusals import with_targets
 from precise_shield.data.sources import SourceOptions, load_source
-from precise_shield.models.bind import BoundModel, bind
-from precise_shield.models.loading import LoadedModel, load
-from precise_shield.models.pictures import reaching
+from precise_shield.models.architecture.bind import BoundModel, bind
+from precise_shield.models.architecture.pictures import reaching
+from precise_shield.models.loading.model import LoadedModel, load
 from precise_shield.workflows.base.config import Config
 from precise_shield.workflows.base.dressing import apply_transform
 from precise_shield.workflows.base.embedded import EMBEDDED, spec_of

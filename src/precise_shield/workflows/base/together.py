@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from precise_shield.core.parallel import alone, crew
 from precise_shield.core.records import Example, Response
 from precise_shield.core.store import Stage
-from precise_shield.models.generation import generate
+from precise_shield.models.answers.generation import generate
 
 if TYPE_CHECKING:
     from precise_shield.workflows.base.context import Run

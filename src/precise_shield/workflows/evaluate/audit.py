@@ -26,9 +26,9 @@ from precise_shield.evaluate.headlines import of_rate
 from precise_shield.evaluate.measures import Outcomes, outcomes
 from precise_shield.intervene.edits import intervening, suppress
 from precise_shield.intervene.quantise import quantised
-from precise_shield.models.bind import BoundModel, bind, kinds_of
-from precise_shield.models.encoding import encode
-from precise_shield.models.weights import checked_fingerprint
+from precise_shield.models.architecture.bind import BoundModel, bind, kinds_of
+from precise_shield.models.inputs.encoding import encode
+from precise_shield.models.loading.weights import checked_fingerprint
 from precise_shield.workflows.align.arms import Arm
 from precise_shield.workflows.answer.judging import judge
 from precise_shield.workflows.answer.states import State, respond

@@ -8,7 +8,7 @@ from precise_shield.core.records import Example, Response
 from precise_shield.core.store import digest
 from precise_shield.core.summary import Condition
 from precise_shield.evaluate.defences import DEFENCES, Defence, Said
-from precise_shield.models.generation import generate
+from precise_shield.models.answers.generation import generate
 from precise_shield.workflows.base.config import Config
 from precise_shield.workflows.base.context import Run
 

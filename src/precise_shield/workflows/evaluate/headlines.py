@@ -22,8 +22,8 @@ from precise_shield.evaluate.headlines import (
 from precise_shield.evaluate.measures import MEASURES, Outcomes, outcomes
 from precise_shield.evaluate.reading import clean, load_identifier
 from precise_shield.evaluate.statistics import effective_size
-from precise_shield.models.likelihood import first_token_ids
-from precise_shield.models.readout import FirstTokenReadout
+from precise_shield.models.readings.likelihood import first_token_ids
+from precise_shield.models.readings.readout import FirstTokenReadout
 from precise_shield.workflows.answer.states import State
 from precise_shield.workflows.base.context import Run
 

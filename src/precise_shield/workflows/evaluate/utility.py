@@ -13,7 +13,7 @@ from precise_shield.data.contrast import share_of
 from precise_shield.evaluate.extraction import EXTRACTIONS, options
 from precise_shield.evaluate.headlines import Company, of_rate
 from precise_shield.evaluate.utility import compliance, exact_match, perplexity
-from precise_shield.models.likelihood import answer_logprobs
+from precise_shield.models.readings.likelihood import answer_logprobs
 from precise_shield.workflows.answer.states import State
 from precise_shield.workflows.base.context import Run
 from precise_shield.workflows.evaluate.harness import harness

@@ -5,7 +5,7 @@ from __future__ import annotations
 from precise_shield.analyse.counts import count_tests
 from precise_shield.core.records import Modality
 from precise_shield.core.summary.explained import CountTest
-from precise_shield.models.encoding import lengths
+from precise_shield.models.inputs.encoding import lengths
 from precise_shield.workflows.base.context import Run
 from precise_shield.workflows.evaluate.stage import Evaluation
 from precise_shield.workflows.identify.stage import Atlas

@@ -22,8 +22,8 @@ from precise_shield.core.summary.dynamics import (
 )
 from precise_shield.identify.readout import Asked, Picked, drivers, strongest, written
 from precise_shield.intervene.influence import Influence, Pass, by_layer, influence
-from precise_shield.models.encoding import Encoded, encode, plan
-from precise_shield.models.lens import token_text
+from precise_shield.models.inputs.encoding import Encoded, encode, plan
+from precise_shield.models.readings.lens import token_text
 from precise_shield.workflows.base.context import Run
 from precise_shield.workflows.identify.collecting import collect_stats
 from precise_shield.workflows.identify.controls import control, features

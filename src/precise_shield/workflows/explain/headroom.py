@@ -21,7 +21,7 @@ from precise_shield.analyse.headroom import (
 from precise_shield.analyse.probes import Arms
 from precise_shield.core.records import Example, Modality, Split
 from precise_shield.core.summary.headroom import Headroom, HeadroomRow, ProbeContrast
-from precise_shield.models.residual import StreamPosition, residual_stream, stream_bytes
+from precise_shield.models.readings.residual import StreamPosition, residual_stream, stream_bytes
 from precise_shield.workflows.align.arms import Arm
 from precise_shield.workflows.align.conditions import aligned_state
 from precise_shield.workflows.answer.states import State, base_state

@@ -30,8 +30,8 @@ from precise_shield.align.sparse import undo as take_out
 from precise_shield.core.errors import ConfigError, GateError, ReceiptError, StoreError
 from precise_shield.core.store import must_be_free, read_json
 from precise_shield.core.summary import GateFacts
-from precise_shield.models.bind import BoundModel, bind
-from precise_shield.models.loading import LoadedModel, load
+from precise_shield.models.architecture.bind import BoundModel, bind
+from precise_shield.models.loading.model import LoadedModel, load
 from precise_shield.workflows.align.gate import require_gate, require_stronger
 from precise_shield.workflows.align.sealing import must_hold
 from precise_shield.workflows.base.embedded import spec_of

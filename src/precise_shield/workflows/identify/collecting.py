@@ -29,9 +29,9 @@ from precise_shield.identify.collect import (
 from precise_shield.identify.crossed import COMPLIED, REFUSED
 from precise_shield.identify.scores import SCORES
 from precise_shield.identify.streaming import fitting_batch, stream
-from precise_shield.models.encoding import IGNORED, Encoded, encode, lengths, plan
-from precise_shield.models.pictures import picture_rows
-from precise_shield.models.words import last_own_token
+from precise_shield.models.architecture.pictures import picture_rows
+from precise_shield.models.inputs.encoding import IGNORED, Encoded, encode, lengths, plan
+from precise_shield.models.inputs.words import last_own_token
 from precise_shield.workflows.base.context import Run
 from precise_shield.workflows.identify.factorial import crossed_rows
 from precise_shield.workflows.identify.own import OwnRows, own_rows

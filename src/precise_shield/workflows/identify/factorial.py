@@ -9,7 +9,7 @@ from hashlib import sha256
 from precise_shield.core.records import MODALITIES, Example, Modality
 from precise_shield.data.refusals import neutral_opener_for, wordings
 from precise_shield.identify.crossed import ANSWER, REFUSAL
-from precise_shield.models.loading import LoadedModel
+from precise_shield.models.loading.model import LoadedModel
 from precise_shield.sandbox import responses as embedded
 
 OPENER_TOKENS = 3

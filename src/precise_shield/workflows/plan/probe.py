@@ -22,9 +22,9 @@ from precise_shield.core.store import peak_memory_mb
 from precise_shield.identify.collect import ACTIVATION, Quantity, empty
 from precise_shield.identify.collect import step as read
 from precise_shield.identify.streaming import fitting_batch
-from precise_shield.models.encoding import lengths
-from precise_shield.models.encoding import plan as batches_of
-from precise_shield.models.generation import generate
+from precise_shield.models.answers.generation import generate
+from precise_shield.models.inputs.encoding import lengths
+from precise_shield.models.inputs.encoding import plan as batches_of
 from precise_shield.workflows.align.arms import Shuffled, configured, spec_of
 from precise_shield.workflows.align.plans import form_of
 from precise_shield.workflows.identify.collecting import LARGEST

@@ -23,8 +23,8 @@ from precise_shield.data.contrast import by_cell
 from precise_shield.identify.select import evaluate
 from precise_shield.intervene.edits import Edit, intervening, replace, suppress
 from precise_shield.intervene.scopes import Scope
-from precise_shield.models.likelihood import State, answers_under, first_token_ids
-from precise_shield.models.readout import FirstTokenReadout
+from precise_shield.models.readings.likelihood import State, answers_under, first_token_ids
+from precise_shield.models.readings.readout import FirstTokenReadout
 from precise_shield.workflows.base.context import Run
 from precise_shield.workflows.identify.collecting import collect_stats
 from precise_shield.workflows.identify.controls import control, features

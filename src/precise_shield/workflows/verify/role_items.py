@@ -15,8 +15,8 @@ from precise_shield.data.abilities import abilities
 from precise_shield.data.contrast import fingerprint
 from precise_shield.data.refusals import known_language, refusal_for
 from precise_shield.evaluate.statistics import auc
-from precise_shield.models.likelihood import first_token_ids
-from precise_shield.models.readout import FirstTokenReadout
+from precise_shield.models.readings.likelihood import first_token_ids
+from precise_shield.models.readings.readout import FirstTokenReadout
 from precise_shield.workflows.base.context import Run, wanted
 from precise_shield.workflows.base.embedded import EMBEDDED
 from precise_shield.workflows.verify.panel import asked, spread

@@ -17,9 +17,9 @@ from precise_shield.core.summary import Component, Role
 from precise_shield.core.summary.causal import ComponentName, ComponentScope
 from precise_shield.data.contrast import fingerprint
 from precise_shield.evaluate.roles import verdicts
-from precise_shield.models.likelihood import State, answers_under
-from precise_shield.models.loading import LoadedModel
-from precise_shield.models.readout import FirstTokenReadout
+from precise_shield.models.loading.model import LoadedModel
+from precise_shield.models.readings.likelihood import State, answers_under
+from precise_shield.models.readings.readout import FirstTokenReadout
 from precise_shield.workflows.base.context import Run
 from precise_shield.workflows.verify.panel import UNTOUCHED, Surgery, key
 from precise_shield.workflows.verify.role_answers import judged_refusal

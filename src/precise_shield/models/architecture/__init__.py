@@ -1,0 +1,1 @@
+"""How a family of models is laid out: the table of families, and a model bound to its row."""

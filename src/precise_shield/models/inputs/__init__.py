@@ -1,0 +1,1 @@
+"""Examples as words and tensors, and which positions of them are what."""

@@ -1,0 +1,1 @@
+"""Forward passes that are listened to, changed, cut short, or run again."""

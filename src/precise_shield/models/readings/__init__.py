@@ -1,0 +1,1 @@
+"""What is read off a model without letting it answer: likelihoods, logits, the residual stream."""
