@@ -9,7 +9,8 @@ from markupsafe import Markup
 from precise_shield.core.records import Modality
 from precise_shield.core.summary import Receipt, SetFacts
 from precise_shield.report.charts import BOX, PLOT, Lane, Mark, Series, line_chart, marks_plot
-from precise_shield.report.figures import GLYPHS, Figure, Panel
+from precise_shield.report.figure import Figure, Panel
+from precise_shield.report.figures import GLYPHS
 from precise_shield.report.overlap import cell_sets
 from precise_shield.report.svg import Axis, linear, logarithmic, steps, unit
 from precise_shield.report.tables import Entry, Rows, Table, real, receipts_table, table, whole

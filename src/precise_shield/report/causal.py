@@ -22,8 +22,8 @@ from precise_shield.report.charts import (
     line_chart,
     marks_plot,
 )
-from precise_shield.report.figures import Figure, Panel
-from precise_shield.report.headline import Finding
+from precise_shield.report.figure import Figure, Panel
+from precise_shield.report.finding import Finding
 from precise_shield.report.roles import roles_figure
 from precise_shield.report.svg import linear
 from precise_shield.report.tables import Entry, Rows, Table, p_entry, real, table, whole

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 from precise_shield.core.summary import Measure
 from precise_shield.report.evidence import chosen_set
-from precise_shield.report.figures import Figure, rate_maps
-from precise_shield.report.headline import Finding, Tone, points_text, share_text
+from precise_shield.report.figure import Figure
+from precise_shield.report.figures import rate_maps
+from precise_shield.report.finding import Finding, Tone
+from precise_shield.report.headline import points_text, share_text
 from precise_shield.report.tables import (
     MEASURE_NAMES,
     MEASURES,

@@ -9,8 +9,8 @@ from markupsafe import Markup
 
 from precise_shield.core.summary.dynamics import InfluenceFacts, Matrix
 from precise_shield.report.charts import Square, heat_map
-from precise_shield.report.figures import Figure, Panel
-from precise_shield.report.headline import Finding
+from precise_shield.report.figure import Figure, Panel
+from precise_shield.report.finding import Finding
 from precise_shield.report.tables import Rows, Table, real, share, table, whole
 from precise_shield.report.view import View
 from precise_shield.report.words import known, listed, number, percent, signed

@@ -7,7 +7,8 @@ from math import isfinite
 from precise_shield.core.summary import Receipt, SetFacts
 from precise_shield.report.causal import dose_findings, matrix_findings
 from precise_shield.report.dynamics import influence_finding
-from precise_shield.report.headline import TOLERANCE, Finding, Tone, points_text, share_text
+from precise_shield.report.finding import Finding, Tone
+from precise_shield.report.headline import TOLERANCE, points_text, share_text
 from precise_shield.report.headroom import headroom_finding
 from precise_shield.report.overlap import cell_overlaps, cell_sets, chance_of
 from precise_shield.report.roles import role_findings

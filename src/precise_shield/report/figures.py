@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import isfinite, nan
 
 from markupsafe import Markup
@@ -11,6 +10,7 @@ from markupsafe import Markup
 from precise_shield.core.records import Modality
 from precise_shield.core.summary import Condition, ConditionKind, Measure, Readout
 from precise_shield.report.charts import PLOT, Lane, Mark, Square, heat_map, marks_plot
+from precise_shield.report.figure import Figure, Panel
 from precise_shield.report.svg import linear, unit
 from precise_shield.report.tables import (
     MEASURE_NAMES,
@@ -57,27 +57,6 @@ GLYPHS: dict[ConditionKind, str] = {
     "defence": "defence",
     "served": "defence",
 }
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One picture; its title stands above it."""
-
-    title: str
-    svg: Markup
-
-
-@dataclass(frozen=True)
-class Figure:
-    """Panels that are read together, their legend, and the numbers behind them."""
-
-    name: str
-    title: str
-    lead: str
-    panels: tuple[Panel, ...]
-    table: Table
-    legend: tuple[tuple[str, str], ...] = ()
-    """Pairs of glyph and meaning."""
 
 
 def short_percent(value: float) -> str:

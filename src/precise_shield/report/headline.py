@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
 from precise_shield.core.records import Modality
 from precise_shield.core.summary import Measure
+from precise_shield.report.finding import Finding, Tone
 from precise_shield.report.tables import MEASURE_NAMES
 from precise_shield.report.view import Contrast, Estimate, View, minus
 from precise_shield.report.words import (
@@ -24,34 +23,8 @@ from precise_shield.report.words import (
     span,
 )
 
-Tone = Literal["good", "bad", "unclear", "plain"]
-
-TONE_WORDS: dict[Tone, str] = {
-    "good": "supported",
-    "bad": "against it",
-    "unclear": "unclear",
-    "plain": "measured",
-}
-"""What stands beside a sentence, so that colour never carries it alone."""
-
-
 TOLERANCE = 0.05
 """A cost that stays below this share with 95 % confidence is called small."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One sentence on one question, and which way it points."""
-
-    about: str
-    tone: Tone
-    sentence: str
-    word: str = ""
-    """What stands beside the sentence in place of the tone's own word."""
-
-    @property
-    def stamp(self) -> str:
-        return self.word or TONE_WORDS[self.tone]
 
 
 def share_text(estimate: Estimate | None) -> str:

@@ -9,8 +9,8 @@ from markupsafe import Markup
 from precise_shield.core.summary.headroom import HeadroomRow, ProbeContrast
 from precise_shield.report.anatomy import DENSE
 from precise_shield.report.charts import BOX, Series, Square, heat_map, line_chart
-from precise_shield.report.figures import Figure, Panel
-from precise_shield.report.headline import Finding, Tone
+from precise_shield.report.figure import Figure, Panel
+from precise_shield.report.finding import Finding, Tone
 from precise_shield.report.svg import Axis, steps
 from precise_shield.report.tables import Entry, Rows, Table, p_entry, real, table, whole
 from precise_shield.report.view import View

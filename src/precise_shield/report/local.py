@@ -6,7 +6,7 @@ from math import isfinite, nan
 
 from precise_shield.core.summary import LocalAgreement
 from precise_shield.report.charts import Square, heat_map
-from precise_shield.report.figures import Figure, Panel
+from precise_shield.report.figure import Figure, Panel
 from precise_shield.report.tables import Rows, Table, real, share, table, whole
 from precise_shield.report.view import View
 from precise_shield.report.words import number

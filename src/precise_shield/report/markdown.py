@@ -15,12 +15,9 @@ from precise_shield.report.evidence import (
     where_findings,
 )
 from precise_shield.report.factors import factor_tables
+from precise_shield.report.finding import Finding
 from precise_shield.report.gate import gate_tables
-from precise_shield.report.headline import (
-    Finding,
-    safer_findings,
-    verdict,
-)
+from precise_shield.report.headline import safer_findings, verdict
 from precise_shield.report.headlines import headline_tables
 from precise_shield.report.judging import judging_tables
 from precise_shield.report.local import local_tables

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from precise_shield.core.records import MODALITIES, Modality
 from precise_shield.core.summary import Overlap, SetFacts
 from precise_shield.report.charts import PLOT, Lane, Mark, Square, heat_map, marks_plot
-from precise_shield.report.figures import Figure, Panel
+from precise_shield.report.figure import Figure, Panel
 from precise_shield.report.orders import orders_of
 from precise_shield.report.svg import unit
 from precise_shield.report.tables import Rows, Table, p_entry, real, share, table, whole

@@ -31,8 +31,8 @@ from precise_shield.report.evidence import (
     where_findings,
 )
 from precise_shield.report.factors import factor_tables
+from precise_shield.report.figure import Figure
 from precise_shield.report.figures import (
-    Figure,
     forest_figure,
     measures_figure,
     rate_maps,

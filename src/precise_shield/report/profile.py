@@ -20,7 +20,7 @@ from precise_shield.report.charts import (
     line_chart,
     marks_plot,
 )
-from precise_shield.report.figures import Figure, Panel
+from precise_shield.report.figure import Figure, Panel
 from precise_shield.report.overlap import place_of
 from precise_shield.report.svg import Axis, label_width, linear, steps, tag, text, unit
 from precise_shield.report.tables import Entry, Rows, Table, p_entry, real, share, table, whole

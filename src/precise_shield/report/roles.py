@@ -7,8 +7,8 @@ from math import nan
 
 from precise_shield.core.summary import Causal, Component, Role
 from precise_shield.report.charts import PLOT, Lane, Mark, marks_plot
-from precise_shield.report.figures import Figure, Panel
-from precise_shield.report.headline import Finding, Tone
+from precise_shield.report.figure import Figure, Panel
+from precise_shield.report.finding import Finding, Tone
 from precise_shield.report.svg import Axis, linear
 from precise_shield.report.tables import Rows, Table, p_entry, real, table, whole
 from precise_shield.report.view import View

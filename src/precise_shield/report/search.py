@@ -9,7 +9,7 @@ from markupsafe import Markup
 from precise_shield.core.summary import SearchFacts
 from precise_shield.core.summary.gate import MatchedPair, TrialFacts
 from precise_shield.report.charts import BOX, framed, glyph
-from precise_shield.report.figures import Figure, Panel
+from precise_shield.report.figure import Figure, Panel
 from precise_shield.report.svg import linear, tag
 from precise_shield.report.tables import Rows, Table, real, table
 from precise_shield.report.view import View

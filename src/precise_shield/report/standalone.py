@@ -9,7 +9,7 @@ from math import ceil
 from markupsafe import Markup
 
 from precise_shield.report.charts import glyph
-from precise_shield.report.figures import Figure
+from precise_shield.report.figure import Figure
 from precise_shield.report.palette import palette_css
 from precise_shield.report.svg import coordinate, label_width, tag, text
 

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from precise_shield.core.summary import Confidence, ScoreAgreement, SetConfidence, Spread
 from precise_shield.report.charts import PLOT, Lane, Mark, Square, heat_map, marks_plot
-from precise_shield.report.figures import Figure, Panel
+from precise_shield.report.figure import Figure, Panel
 from precise_shield.report.svg import unit
 from precise_shield.report.tables import Entry, Rows, Table, p_entry, real, share, table, whole
 from precise_shield.report.view import View

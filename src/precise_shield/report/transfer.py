@@ -7,7 +7,8 @@ from math import nan
 
 from precise_shield.core.summary import TransferAxis, TransferCell
 from precise_shield.report.charts import Square, heat_map
-from precise_shield.report.figures import Figure, Panel, short_percent
+from precise_shield.report.figure import Figure, Panel
+from precise_shield.report.figures import short_percent
 from precise_shield.report.tables import (
     MEASURE_NAMES,
     Entry,
