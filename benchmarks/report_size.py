@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from precise_shield.core.rates import Rate
 from precise_shield.core.summary import Sample, Summary
 from precise_shield.core.summary.headlines import BreakdownRow, Headlines
-from precise_shield.report.page import write_report
+from precise_shield.report.pages.page import write_report
 from report.explained_fixture import explained_summary
 from report.fixture import CONDITIONS, LANGUAGES, MEASURES, realistic
 

@@ -36,7 +36,7 @@ from precise_shield.core.summary import (
     Summary,
     Verification,
 )
-from precise_shield.report.page import Figures, figures_of, render_html
+from precise_shield.report.pages.page import Figures, figures_of, render_html
 
 LANGUAGES = ["ar", "zh", "en", "fi", "fr", "de", "ja", "no", "ru", "es"]
 MEASURES: list[Measure] = [

@@ -21,7 +21,7 @@ from precise_shield.core.sites import NeuronSet
 from precise_shield.intervene.edits import intervening, suppress
 from precise_shield.models.answers.generation import generate
 from precise_shield.models.inputs.encoding import Turn, encode
-from precise_shield.report.words import visible
+from precise_shield.report.numbers.words import visible
 from precise_shield.workflows.base.summary_file import read_summary
 from precise_shield.workflows.chat import Answers, chat
 

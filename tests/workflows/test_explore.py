@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from precise_shield.cli import app
 from precise_shield.core.errors import ConfigError, DataError, StoreError
 from precise_shield.core.sites import Site
-from precise_shield.report.explore import front_page, neuron_page, site_page
+from precise_shield.report.pages.explore import front_page, neuron_page, site_page
 from precise_shield.workflows import explore
 from precise_shield.workflows.base.summary_file import read_summary
 from precise_shield.workflows.explore import explorer, found_in, page_of

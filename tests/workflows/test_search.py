@@ -15,8 +15,8 @@ from precise_shield.core.errors import ConfigError, EmptyCellError, EmptySetErro
 from precise_shield.core.records import Example
 from precise_shield.data.halves import halves
 from precise_shield.models.answers import generation
-from precise_shield.report.search import search_figure, search_tables
-from precise_shield.report.view import View
+from precise_shield.report.checks.search import search_figure, search_tables
+from precise_shield.report.numbers.view import View
 from precise_shield.workflows.align import held_out, sampling, searching
 from precise_shield.workflows.align.gate import gate
 from precise_shield.workflows.align.held_out import validation_rows

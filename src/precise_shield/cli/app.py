@@ -68,7 +68,7 @@ def main() -> None:
             app()
     except UserError as error:
         if here.tells(error):
-            from precise_shield.report.words import visible
+            from precise_shield.report.numbers.words import visible
 
             typer.echo(f"error: {visible(str(error))}", err=True)
         sys.exit(2)
@@ -157,7 +157,7 @@ def show(value: object, *, as_json: bool) -> None:
 def show_summary(summary: object, folder: Path, *, as_json: bool) -> None:
     """Print what a whole run measured, and where its page lies."""
     from precise_shield.core.summary import Summary
-    from precise_shield.report.terminal import summary_lines, summary_renderables
+    from precise_shield.report.pages.terminal import summary_lines, summary_renderables
 
     assert isinstance(summary, Summary)
     if not launch().speaks:

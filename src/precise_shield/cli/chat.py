@@ -62,7 +62,7 @@ def chat(
 
 def answered(talk: Chat, line: str) -> None:
     """Do what one line asks; a mistake is a sentence, and the talk goes on."""
-    from precise_shield.report.words import visible
+    from precise_shield.report.numbers.words import visible
 
     word, _, rest = line.partition(" ")
     try:
@@ -91,7 +91,7 @@ def answered(talk: Chat, line: str) -> None:
 
 def shown(text: str) -> str:
     """An answer as data: control characters as words, what is beyond `LONGEST` counted."""
-    from precise_shield.report.words import cut, visible
+    from precise_shield.report.numbers.words import cut, visible
 
     head, left = cut(text, LONGEST)
     return visible(head) + (f" … {left:,} characters left out" if left else "")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from precise_shield.report.page import render_html, render_markdown, write_report
-from precise_shield.report.terminal import summary_lines, summary_renderables
+from precise_shield.report.pages.page import render_html, render_markdown, write_report
+from precise_shield.report.pages.terminal import summary_lines, summary_renderables
 
 __all__ = [
     "render_html",

@@ -12,7 +12,7 @@ from precise_shield.core.atlas import Atlas
 from precise_shield.core.errors import ConfigError, DataError, StoreError
 from precise_shield.core.sites import Site
 from precise_shield.core.store import Stage, digest, read_json
-from precise_shield.report.explore import (
+from precise_shield.report.pages.explore import (
     Found,
     front_page,
     neuron_page,

@@ -7,8 +7,8 @@ from pathlib import Path
 from precise_shield.core.parallel import crew
 from precise_shield.core.store import readable_errors
 from precise_shield.core.summary import Summary
-from precise_shield.report.page import write_report
-from precise_shield.report.raster import write_pngs
+from precise_shield.report.drawing.raster import write_pngs
+from precise_shield.report.pages.page import write_report
 from precise_shield.workflows.align.adopting import adopt
 from precise_shield.workflows.align.gate import gates
 from precise_shield.workflows.align.parts import parts_of

@@ -14,7 +14,7 @@ from precise_shield.core.records import Example, Response
 from precise_shield.core.summary import Condition, ModelFacts, NeuronFacts, Summary
 from precise_shield.evaluate.measures import difference_rows, rate_rows
 from precise_shield.evaluate.rules import RULES
-from precise_shield.report.page import write_report
+from precise_shield.report.pages.page import write_report
 from precise_shield.workflows.answer import answers, judges
 from precise_shield.workflows.answer.asked import calls_beforehand
 from precise_shield.workflows.base.config import commented

@@ -19,7 +19,7 @@ from precise_shield.evaluate.headlines import grouped_mean
 from precise_shield.evaluate.judges import JUDGES, Judge
 from precise_shield.evaluate.measures import applies, outcome, rate_rows
 from precise_shield.evaluate.rules import RULES
-from precise_shield.report.page import write_report
+from precise_shield.report.pages.page import write_report
 from precise_shield.workflows.answer import answers
 from precise_shield.workflows.answer.answers import ByCondition, Judged
 from precise_shield.workflows.answer.asked import check, model_judge

@@ -17,7 +17,7 @@ from precise_shield.core.registry import suggestion
 from precise_shield.core.store import RunStore, Stage, digest, readable_errors, write_whole
 from precise_shield.core.summary import Judging
 from precise_shield.evaluate.judges import JUDGES
-from precise_shield.report.words import visible
+from precise_shield.report.numbers.words import visible
 from precise_shield.workflows.answer import answers
 from precise_shield.workflows.answer.answers import Answers, Judged
 from precise_shield.workflows.answer.judges import reopened, update
