@@ -4,10 +4,10 @@
     python studies/embedded/chain.py --negative   # the same in the world that shares nothing
     python studies/embedded/chain.py --arms       # with every arm, and deciding or writing
 
-Every seed trains a model of the small plan of `precise_shield.sandbox.build` (three languages, four
-layers; the negative world has one plan), then runs the demo's configuration to the end, unchanged
-but for what `--arms` adds. `--redraw` also draws by seed which requests the world holds out;
-without it they are the same for all. Everything done is kept in the folder `--out`.
+Every seed trains a model of the middle plan of `precise_shield.sandbox.build` (three languages,
+four layers; the negative world has one plan), then runs the demo's configuration to the end,
+unchanged but for what `--arms` adds. `--redraw` also draws by seed which requests the world holds
+out; without it they are the same for all. Everything done is kept in the folder `--out`.
 """
 
 from __future__ import annotations
@@ -37,12 +37,17 @@ from measured import Row, markdown  # noqa: E402
 
 RESULTS = HERE / "results"
 DEMOS = resources.files("precise_shield.workflows").joinpath("demos")
+PLAN = "middle"
 SHIPPED = world.WORLD_SEED
 MEASURES = ("attack_success", "gap_matched", "refusal_matched", "benign_correct")
 ARMS = (
     "align.arms=[benign_rows, frozen_a, lora, lora_matched, full, amplified]",
     "verify.roles.sets=[chosen]",
 )
+
+
+TRAINED = ("benign-rows", "frozen-a", "lora", "lora-matched", "full")
+"""Arms that stand beside the chosen rows."""
 
 
 def hold_out(draw: int) -> None:
@@ -60,9 +65,9 @@ def run_seed(
     weights = home / (WEIGHTS_NEGATIVE if negative else WEIGHTS).name
     if not (weights / "profile.json").is_file():
         only = "negative" if negative else "main"
-        arguments = f"--scale=small --only={only} --seed={seed} --threads={threads}".split()
+        arguments = f"--scale={PLAN} --only={only} --seed={seed} --threads={threads}".split()
         build([*arguments, f"--out={home}"])
-    spoken = [] if negative else [f"data.languages={list(PLANS['small'].languages)}"]
+    spoken = [] if negative else [f"data.languages={list(PLANS[PLAN].languages)}"]
     keys = [
         *(f"name=chain-{seed}", f"seed={seed}", *spoken),
         *(f"model.path={weights}", f"model.threads={threads}", *changes),
@@ -106,7 +111,7 @@ def roles(summary: Summary, seed: int) -> Iterator[Row]:
 
 
 def together(rows: Sequence[Row]) -> Iterator[Row]:
-    """Every condition against the untouched model and against its control, over the seeds."""
+    """Every condition against the untouched model, its control and the chosen rows, over seeds."""
     found = {(row["seed"], row["condition"]): row for row in rows}
     names = list(dict.fromkeys(name for _, name in found))
     pairs = [(name, "base") for name in names if name != "base"]
@@ -127,6 +132,8 @@ def _controls(name: object) -> tuple[str, ...]:
     """Names that a condition's random control can have in `summary.json`."""
     if name == "aligned":
         return ("random-rows-0",)
+    if name in TRAINED:
+        return ("aligned",)
     return (f"random-{name}", f"random-{name}-0", f"{name}-random-0")
 
 

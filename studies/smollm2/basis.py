@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -18,7 +18,7 @@ from precise_shield.workflows.align.arms import Arm, configured, make
 from precise_shield.workflows.align.conditions import aligned_state
 from precise_shield.workflows.align.plans import Plan, plans
 from precise_shield.workflows.align.validation import standing, validation_prompts
-from precise_shield.workflows.answer.states import State
+from precise_shield.workflows.answer.states import State, base_state
 from precise_shield.workflows.base.context import Run
 from precise_shield.workflows.base.openings import log_opening
 
@@ -34,6 +34,8 @@ MOST = 0.2
 """Over-refusal on validation prompts that a picked setting may have."""
 
 Settled = tuple[Run, dict[str, Plan]]
+Rates = Mapping[str, tuple[float, tuple[int, ...]]]
+"""Learning rate and seeds of the trainings of an arm."""
 
 
 @dataclass(frozen=True)
@@ -103,3 +105,15 @@ def test_prompts(run: Run) -> list[Example]:
 def state(run: Run, plan: Plan, rate: float) -> State:
     """The model with an arm's training in it, at a learning rate."""
     return aligned_state(make(run, plan, replace(configured(run), learning_rate=rate)))
+
+
+def trained(study: Study, rates: Rates) -> Iterator[tuple[int, str, Run, State]]:
+    """Seed, kind of arm, run and state: the untouched model, then every training of `rates`."""
+    for seed in SEEDS:
+        run, made = settled(study, seed)
+        if seed == 0:
+            yield seed, "base", run, base_state()
+        for kind, (rate, seeds) in rates.items():
+            if seed in seeds:
+                name = f"random-rows-{seed}" if kind == "random-rows" else kind
+                yield seed, kind, run, state(run, made[name], rate)

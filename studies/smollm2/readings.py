@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -12,17 +11,15 @@ from typing import Any
 
 import numpy as np
 
+from precise_shield.core.records import Example
 from precise_shield.core.sites import NeuronSet
 from precise_shield.core.store import digest
 from precise_shield.core.summary import Condition
 from precise_shield.data.abilities import abilities
-from precise_shield.data.sets.utility import CHOOSE
-from precise_shield.data.sources import SourceOptions, load_source
 from precise_shield.evaluate.measures import rate_of
 from precise_shield.evaluate.statistics import auc
 from precise_shield.intervene.edits import intervening, suppress
 from precise_shield.models.architecture.bind import BoundModel
-from precise_shield.models.readings.likelihood import answer_logprobs
 from precise_shield.models.readings.readout import FirstTokenReadout
 from precise_shield.workflows.align.validation import validation_prompts
 from precise_shield.workflows.answer.states import State, base_state, respond
@@ -31,12 +28,11 @@ from precise_shield.workflows.verify.panel import Surgery, first_token_readout
 from precise_shield.workflows.verify.stage import CONTROL_SEED
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from basis import RATES, SEEDS, Study, settled, state, test_prompts
+from basis import RATES, SEEDS, Rates, Study, settled, state, test_prompts, trained
 from measured import Row, Table, interval, measured, over_seeds
+from options import likeliest, short_mmlu
 
 Floats = np.ndarray[Any, np.dtype[Any]]
-Rates = Mapping[str, tuple[float, tuple[int, ...]]]
-
 MATCHED_LORA = 4.5e-4
 """Learning rate of plain LoRA that part `matched` finds."""
 
@@ -60,7 +56,6 @@ AT_MOST = 0.125
 
 RANDOM_ANSWERED = 3
 REPEATED = 40
-QUESTIONS = 120
 
 
 def causal(study: Study) -> Iterator[Row]:
@@ -138,32 +133,15 @@ def suppressed(where: State, what: str, neurons: NeuronSet | None) -> State:
     return State(condition, enter, {**where.made_by, "zero": digest(neurons.to_json())})
 
 
-def trained(study: Study, rates: Rates) -> Iterator[tuple[int, str, Run, State]]:
-    """Seed, kind of arm, run and state: the untouched model, then every training of `rates`."""
-    for seed in SEEDS:
-        run, made = settled(study, seed)
-        if seed == 0:
-            yield seed, "base", run, base_state()
-        for kind, (rate, seeds) in rates.items():
-            if seed in seeds:
-                name = f"random-rows-{seed}" if kind == "random-rows" else kind
-                yield seed, kind, run, state(run, made[name], rate)
-
-
 def separation(study: Study) -> Iterator[Row]:
     """AUC of the first-token refusal log-odds, MultiJail against XSTest safe, arm by arm.
 
     Beside it, harmful prompts above the log-odds that `AT_MOST` of the safe ones exceed: what an
     arm would refuse at the same over-refusal as the others.
     """
-    run, _ = settled(study, 0)
-    examples = [e for e in test_prompts(run) if e.harm == "harmful" or e.matched]
-    labels = np.array([example.harm == "harmful" for example in examples])
-    readout = first_token_readout(run, examples)
     kept: dict[str, list[Floats]] = {}
     for seed, kind, run, where in trained(study, SEPARATED):
-        with where.enter(run.bound):
-            odds = readout().numpy()
+        odds, labels = refusal_odds(run, where, test_prompts(run))
         kept.setdefault(kind, []).append(odds)
         yield {
             "seed": seed,
@@ -182,6 +160,15 @@ def separation(study: Study) -> Iterator[Row]:
                     each, kept["aligned"], labels, measure, against=True
                 )
         yield row
+
+
+def refusal_odds(run: Run, where: State, examples: Sequence[Example]) -> tuple[Floats, Floats]:
+    """First-token refusal log-odds on harmful and matched benign prompts, and which are harmful."""
+    read = [e for e in examples if e.harm == "harmful" or e.matched]
+    readout = first_token_readout(run, read)
+    with where.enter(run.bound):
+        odds = readout().numpy()
+    return odds, np.array([example.harm == "harmful" for example in read])
 
 
 def caught(odds: Floats, labels: Floats) -> float:
@@ -232,7 +219,7 @@ def utility(study: Study) -> Iterator[Row]:
     for seed, kind, run, where in trained(study, USED):
         found = {"repeated": repeated(run, where)}
         if asked:
-            found["mmlu"] = chosen_options(run, where, study.data)
+            found["mmlu"] = likeliest(run, where, short_mmlu(study.data))
         row: Row = {"seed": seed, "arm": kind}
         for name, table in found.items():
             rate = rate_of(table.values())
@@ -259,23 +246,6 @@ def repeated(run: Run, where: State) -> Table:
     ]
     said = {each.example: each.text for each in respond(run, where, asked)}
     return {row.id: plain(row.prompt) in plain(said[f"{row.id}:repeat"]) for row in rows}
-
-
-def chosen_options(run: Run, where: State, data: Path) -> Table:
-    """Per short question of Global-MMLU-Lite (English): is the right option the likeliest?"""
-    read = load_source("global_mmlu", SourceOptions(path=data / "global_mmlu_lite"))
-    english = [row for row in read.examples if row.language == "en"]
-    asked, texts, right = [], [], {}
-    for row in sorted(english, key=lambda row: (len(row.prompt), row.id))[:QUESTIONS]:
-        question, *options = re.split(r"\n[A-D]\. ", row.prompt.removesuffix("\n" + CHOOSE))
-        right[row.id] = "ABCD".index(str(row.answer))
-        asked += [replace(row, prompt=question, answer=None)] * len(options)
-        texts += options
-    with where.enter(run.bound):
-        scores = answer_logprobs(run.loaded, asked, texts, batch_size=32)
-    each = np.array([s.logprob / len(text) for s, text in zip(scores, texts, strict=True)])
-    likeliest = each.reshape(-1, 4).argmax(1)
-    return {key: bool(i == j) for (key, i), j in zip(right.items(), likeliest, strict=True)}
 
 
 def plain(text: str) -> str:

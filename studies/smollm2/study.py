@@ -6,16 +6,19 @@ PART is one of, in this order:
     choose   learning rate and position, chosen and random rows, on validation prompts
     seeds    chosen and random rows, three trainings each (two at the high rate), on test prompts
     arms     every other arm on test prompts, the dense ones after a search on validation
-    matched  the other arms over three seeds at the chosen rows' benign KL, on test prompts
+    matched  the sparse arms and plain LoRA over three seeds, on test prompts
+    dense    LoRA of the same size, full and A frozen likewise, at the chosen rows' benign KL
     causal   suppression before and after alignment, beside matched random neurons
     elsewhere   the chosen set at zero in models where other rows learnt to refuse
     separation  AUC of the first-token refusal log-odds, harmful against topic-matched benign
     again    every kept answer to test prompts read by the judge as it is now
+    abilities   everyday goals and steps, four options, before and after (BIG-bench)
     utility  sentences repeated and short MMLU questions, before and after
     curve    p from 0.3 % to 20 %, chosen and random rows, on validation prompts
     scores   sets of other scores: their overlap, and a training of each, on validation prompts
 
-DATA holds the folders `polyrefuse`, `multijail`, `xstest`, `multiq` and `global_mmlu_lite`; MODEL
+DATA holds the folders `polyrefuse`, `multijail`, `xstest`, `multiq`, `global_mmlu_lite` and, for
+`abilities`, `bigbench` (`bigbench/benchmark_tasks` of PyPI `bigbench` 1.0.0); MODEL
 is a folder or file of SmolLM2-135M-Instruct, or its hub id. Every training and answer is kept in
 `--out`, so a part that was stopped goes on where it was.
 """
@@ -24,22 +27,27 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from itertools import combinations
-from math import log
+from math import exp, log
 from pathlib import Path
 
+import numpy as np
+
 from precise_shield import api
-from precise_shield.core.errors import UserError
-from precise_shield.core.records import Response, read_rows
+from precise_shield.core.errors import NumericError, UserError
+from precise_shield.core.records import Example, Response, read_rows
 from precise_shield.core.sites import NeuronSet, Site
 from precise_shield.core.store import read_json
 from precise_shield.core.summary import Measure
 from precise_shield.evaluate.judges import JUDGES
-from precise_shield.workflows.align.arms import configured, make
+from precise_shield.evaluate.statistics import auc
+from precise_shield.workflows.align.arms import Arm, configured, make
 from precise_shield.workflows.align.conditions import aligned_state
 from precise_shield.workflows.align.plans import Plan, plans
-from precise_shield.workflows.answer.states import base_state
+from precise_shield.workflows.align.validation import validation_prompts
+from precise_shield.workflows.answer.judging import drift
+from precise_shield.workflows.answer.states import base_state, respond
 from precise_shield.workflows.base.context import Run
 
 HERE = Path(__file__).parent
@@ -56,7 +64,16 @@ from basis import (  # noqa: E402
     trial,
 )
 from measured import Row, Table, counted, gap_over_seeds, hits, measured, over_seeds, run_part  # noqa: E402
-from readings import causal, elsewhere, separation, utility  # noqa: E402
+from options import abilities  # noqa: E402
+from readings import (  # noqa: E402
+    Floats,
+    causal,
+    elsewhere,
+    over_prompts,
+    refusal_odds,
+    separation,
+    utility,
+)
 
 POSITIONS = ("response_mean", "last_prompt")
 SIZES = (0.003, 0.03, 0.1, 0.01, 0.2)
@@ -77,13 +94,20 @@ MATCHED: dict[str, float | None] = {
     "benign-rows": None,
     "amplified": None,
     "random-amplified": None,
+}
+DENSE: dict[str, float | None] = {
     "lora-matched": 1e-3,
-    "full": 3.5e-5,
+    "full": 4e-5,
+    "frozen-a": 0.03,
+    "lora": 5.5e-4,
 }
 """Arms over several seeds: rate that the search begins at; none where the primary one is used."""
 
 NEAR = 1.25
 """Factor within which two benign KLs count as matched."""
+
+TRIES = 4
+"""Rates tried at most until they do."""
 
 
 def choose(study: Study) -> Iterator[Row]:
@@ -140,56 +164,124 @@ def arms(study: Study) -> Iterator[Row]:
 
 
 def matched(study: Study) -> Iterator[Row]:
-    """Every other arm, dense ones at a rate with the benign KL of the chosen rows, and differences.
+    """Sparse arms at the primary rate, and plain LoRA at one of like cost, beside the chosen rows.
 
-    Rates are found on validation prompts with seed 0. Amplified arms are not trained: one each.
+    Amplified arms are not trained: one each.
+    """
+    yield from at_like_cost(study, MATCHED)
+
+
+def dense(study: Study) -> Iterator[Row]:
+    """Arms that train other weights than the chosen rows do, each at a rate of like cost."""
+    yield from at_like_cost(study, DENSE)
+
+
+def at_like_cost(study: Study, starts: Mapping[str, float | None]) -> Iterator[Row]:
+    """Arms over several seeds on test prompts, and their differences from the chosen rows.
+
+    The rate is found with seed 0, by benign KL on validation prompts and nothing else.
     """
     run, made = settled(study, 0)
-    aim = trial(run, made["aligned"], RATES[0])
+    groups = {example.id: example.group for example in test_prompts(run)}
+    aim = moved(run, made["aligned"], RATES[0])
     yield {"split": "validation", **aim}
-    ours: dict[Measure, list[Table]] = {measure: [] for measure in MEASURES}
-    _ = [*on_test(study, "aligned", RATES[0], SEEDS, ours)]
-    for name, start in MATCHED.items():
+    ours = Trainings("aligned")
+    yield from on_test(study, RATES[0], SEEDS, ours)
+    for name, start in starts.items():
         rate = RATES[0]
         if start is not None:
             tried = [*approached(run, made[name], start, float(str(aim["benign_kl"])))]
             yield from ({"split": "validation", **row} for row in tried)
-            rate = float(str(tried[-1]["rate"]))
-        tables: dict[Measure, list[Table]] = {measure: [] for measure in MEASURES}
-        trained = not name.endswith("amplified")
-        yield from on_test(study, name, rate, SEEDS if trained else SEEDS[:1], tables)
-        groups = {example.id: example.group for example in test_prompts(run)}
-        for measure in MEASURES:
-            found = over_seeds(tables[measure], ours[measure], groups)
-            yield {"rate": rate, "arm": f"{name} minus chosen: {measure}", **found}
+            rate = nearest(tried, float(str(aim["benign_kl"])))
+        found = Trainings(name)
+        yield from on_test(study, rate, SEEDS[:1] if name.endswith("amplified") else SEEDS, found)
+        yield from ({"rate": rate, **row} for row in found.minus(ours, groups))
+
+
+def moved(run: Run, plan: Plan, rate: float) -> Row:
+    """One training, and the benign KL it costs on validation prompts; nothing is judged."""
+    row: Row = {"arm": plan.condition.name, "rate": rate}
+    try:
+        arm = make(run, plan, replace(configured(run), learning_rate=rate))
+    except NumericError as error:
+        return {**row, "note": str(error)[:60]}
+    prompts = validation_prompts(run)
+    said = {each.example: each.text for each in respond(run, base_state(), prompts)}
+    return {**row, "benign_kl": drift(run, aligned_state(arm), prompts, said), **size(arm)}
 
 
 def approached(run: Run, plan: Plan, rate: float, aim: float) -> Iterator[Row]:
-    """Trials on validation prompts, at most three, until the benign KL is `NEAR` the `aim`."""
-    for _ in range(3):
-        row = trial(run, plan, rate)
+    """Trainings, at most `TRIES`, until the benign KL is `NEAR` the `aim`.
+
+    The next rate is read off a power of the rate: its square at first, then the power through
+    the two nearest trainings. One that did not stay finite halves the rate.
+    """
+    known: list[tuple[float, float]] = []
+    for _ in range(TRIES):
+        row = moved(run, plan, rate)
         yield row
-        kl = float(str(row["benign_kl"]))
-        if abs(log(kl / aim)) < log(NEAR):
+        if "note" in row:
+            rate = float(f"{rate / 2:.1e}")
+            continue
+        known.append((log(rate), log(float(str(row["benign_kl"])) / aim)))
+        known.sort(key=lambda point: abs(point[1]))
+        (at, off), power = known[0], 2.0
+        if abs(off) < log(NEAR):
             return
-        rate = float(f"{rate * aim / kl:.1e}")
+        if len(known) > 1:
+            power = max(0.5, (known[1][1] - off) / (known[1][0] - at))
+        rate = float(f"{exp(at - off / power):.2g}")
 
 
-def on_test(
-    study: Study,
-    name: str,
-    rate: float,
-    trainings: Sequence[int],
-    tables: dict[Measure, list[Table]],
-) -> Iterator[Row]:
-    """Trainings of an arm on test prompts, a row each; outcomes are added to `tables`."""
-    for seed in trainings:
-        run, made = settled(study, seed)
-        examples = test_prompts(run)
-        arm = make(run, made[name], replace(configured(run), learning_rate=rate))
-        row, verdicts = measured(run, aligned_state(arm), examples)
+def nearest(tried: Sequence[Row], aim: float) -> float:
+    """Rate of the training whose benign KL is nearest the `aim`, as a factor."""
+    known = [row for row in tried if "note" not in row]
+    row = min(known, key=lambda row: abs(log(float(str(row["benign_kl"])) / aim)))
+    return float(str(row["rate"]))
+
+
+@dataclass
+class Trainings:
+    """An arm's trainings on test prompts: who was refused, and the first token's log-odds."""
+
+    name: str
+    tables: dict[Measure, list[Table]] = field(default_factory=dict)
+    odds: list[Floats] = field(default_factory=list)
+    labels: Floats = field(default_factory=lambda: np.zeros(0))
+
+    def add(self, run: Run, arm: Arm, examples: list[Example]) -> Row:
+        """Answer, judge, count and read the log-odds of one more training."""
+        state = aligned_state(arm)
+        row, verdicts = measured(run, state, examples)
         for measure in MEASURES:
-            tables[measure].append(hits(run, examples, verdicts, name, measure))
+            table = hits(run, examples, verdicts, self.name, measure)
+            self.tables.setdefault(measure, []).append(table)
+        odds, self.labels = refusal_odds(run, state, examples)
+        self.odds.append(odds)
+        return {**row, "auc": auc(odds, self.labels)}
+
+    def minus(self, other: Trainings, groups: Mapping[str, str]) -> Iterator[Row]:
+        """Differences from another arm, drawn over trainings and prompts, a row a measure."""
+        arm = f"{self.name} minus chosen"
+        for measure in MEASURES:
+            found = over_seeds(self.tables[measure], other.tables[measure], groups)
+            yield {"arm": arm, "measure": measure, **found}
+        one, two = (
+            list(zip(*(side.tables[each] for each in MEASURES), strict=True))
+            for side in (self, other)
+        )
+        yield {"arm": arm, "measure": "gap", **gap_over_seeds(one, two, groups)}
+        difference = over_prompts(self.odds, other.odds, self.labels, auc, against=True)
+        yield {"arm": arm, "measure": "auc", "difference": difference}
+
+
+def on_test(study: Study, rate: float, seeds: Sequence[int], trainings: Trainings) -> Iterator[Row]:
+    """Trainings of an arm on test prompts, a row each; what they say is added to `trainings`."""
+    for seed in seeds:
+        run, made = settled(study, seed)
+        plan = made[f"random-rows-{seed}" if trainings.name == "random-rows" else trainings.name]
+        arm = make(run, plan, replace(configured(run), learning_rate=rate))
+        row = trainings.add(run, arm, test_prompts(run))
         yield {"split": "test", "rate": rate, "seed": seed, **row, **size(arm)}
 
 
@@ -280,10 +372,12 @@ PARTS: dict[str, Callable[[Study], Iterator[Row]]] = {
     "seeds": seeds,
     "arms": arms,
     "matched": matched,
+    "dense": dense,
     "causal": causal,
     "elsewhere": elsewhere,
     "separation": separation,
     "utility": utility,
+    "abilities": abilities,
     "again": again,
     "curve": curve,
     "scores": scores,

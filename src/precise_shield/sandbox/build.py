@@ -73,6 +73,15 @@ class Plan:
 
 PLANS: Mapping[str, Plan] = {
     "full": Plan(),
+    "middle": Plan(
+        languages=("zh", "en", "fr"),
+        size=Size(layers=4),
+        pictures=16,
+        vision=Schedule(steps=500, batch=64, rate=1.5e-3),
+        reading=Schedule(steps=200, batch=64, rate=3e-3),
+        seeing=Schedule(steps=400, batch=64, rate=2e-3),
+        tuning=Schedule(steps=120, batch=48, rate=1e-3, warmup=10),
+    ),
     "small": Plan(
         languages=("en", "fr"),
         size=Size(layers=3),
@@ -83,7 +92,8 @@ PLANS: Mapping[str, Plan] = {
         tuning=Schedule(steps=60, batch=32, rate=1e-3, warmup=10),
     ),
 }
-"""`small` is for tests: it learns to read and to refuse, and a fifth of the pictures."""
+"""`middle` is for studies of many models: it learns half of the pictures. `small` is for tests: it
+learns to read and to refuse, and a fifth of the pictures."""
 
 
 def build_main(folder: Path, plan: Plan, seed: int = SEED) -> dict[str, Any]:
@@ -219,7 +229,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--scale",
         choices=sorted(PLANS),
         default="full",
-        help="small: two languages and three layers, for tests",
+        help="middle: three languages, four layers, for studies; small: two and three, for tests",
     )
     parser.add_argument("--only", choices=("main", "negative"), help="build one of the two")
     parser.add_argument("--seed", type=int, default=SEED, help="another draw of the same world")
