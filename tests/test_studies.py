@@ -9,6 +9,7 @@ from runpy import run_path
 
 import pytest
 
+from precise_shield.core.errors import DataError
 from precise_shield.sandbox.world import held_out_combos, training_combos
 from precise_shield.workflows.base.config import load_config
 
@@ -67,6 +68,42 @@ def test_a_gap_over_trainings_is_what_is_refused_of_either_kind():
     assert gap_over_seeds([(attacked, safe)], [(harm, safe)], groups, draws=50)["difference"] == [
         -100.0, -100.0, -100.0,
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("power", [1.2, 2.0, 3.0])
+@pytest.mark.parametrize("fails_from", [1e9, 0.02])
+def test_a_rate_of_like_cost_is_found_in_four_trainings(monkeypatch, power, fails_from):
+    study = run_path(str(STUDIES / "smollm2" / "study.py"))
+
+    def moved(_run, _plan, rate):
+        if rate >= fails_from:
+            return {"arm": "lora", "rate": rate, "note": "not finite"}
+        return {"arm": "lora", "rate": rate, "benign_kl": (rate / 0.008) ** power * 0.119}
+
+    monkeypatch.setitem(study["approached"].__globals__, "moved", moved)
+    tried = [*study["approached"](None, None, 0.03, 0.119)]
+    assert len(tried) <= study["TRIES"]
+    found = study["nearest"](tried, 0.119)
+    assert 1 / study["NEAR"] < (found / 0.008) ** power < study["NEAR"]
+
+
+def test_wikihow_questions_have_one_right_option_and_an_order_of_their_own(tmp_path):
+    wikihow = run_path(str(STUDIES / "smollm2" / "options.py"))["wikihow"]
+    rows = [
+        {"input": f"Goal {n}?", "target_scores": {"a": 0, "b": 0, "c": int(n != 5), "d": 0}}
+        for n in range(6)
+    ]
+    folder = tmp_path / "goal_step_wikihow" / "goal_inference"
+    folder.mkdir(parents=True)
+    (folder / "task.json").write_text(json.dumps({"examples": rows}))
+    found = wikihow(tmp_path, "goal_inference")
+    assert len(found) == 5  # one has no right option
+    assert {each.options[each.right] for each in found} == {"c"}
+    (folder / "task.json").write_text(json.dumps({"examples": rows[::-1]}))
+    again = wikihow(tmp_path, "goal_inference")
+    assert [each.text for each in again] == [each.text for each in found]
+    with pytest.raises(DataError, match="bigbench"):
+        wikihow(tmp_path, "step_inference")
 
 
 def test_a_table_shows_intervals_and_gaps():
