@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -172,6 +173,37 @@ def test_the_process_that_fails_says_why_and_ends_the_other(two):
     assert "error: planted in the second process." in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["c.yaml", "--bogus"], "No such option: --bogus"),
+        (["c.yaml", "--limit", "none"], "Invalid value for '--limit'"),
+        (["nothing.yaml"], "cannot read the configuration nothing.yaml"),
+        (["c.yaml", "--set", "align.rnak=3"], "align.rnak"),
+    ],
+)
+def test_a_mistake_in_a_command_is_said_once_and_ends_all_processes(words, said, tmp_path):
+    (tmp_path / "c.yaml").write_text(CONFIG.format(model="m", data="d"))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    path = os.pathsep.join(sys.path)
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-m", "precise_shield", "run", *words],
+            env={**os.environ, **place, "RANK": str(rank), "PYTHONPATH": path},
+            cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    out = [each.communicate(timeout=120) for each in both]
+    printed = "".join(text for pair in out for text in pair)
+    assert printed.count(said) == 1, printed
+    assert printed.lower().count("error: ") == 1
+    assert [each.returncode for each in both] == [2, 2]
+
+
 def test_alone_a_process_takes_everything():
     assert crew() == Crew(0, 1)
     assert Crew().share("abc") == [(0, "a"), (1, "b"), (2, "c")]
@@ -231,7 +263,11 @@ def test_a_command_for_one_process_is_refused_under_torchrun():
     assert not here.speaks
     with pytest.raises(LaunchError, match="export works in one process"), here.joined(["export"]):
         pass
-    assert not here.tells(LaunchError("said by the first alone"))
-    assert not here.tells(LostProcessError("said by the one that failed"))
+    for error in (
+        LaunchError("said by the first"),
+        LostProcessError("said by the one that failed"),
+    ):
+        with here.telling(error) as tells:
+            assert not tells
     assert Launch.of({"WORLD_SIZE": "2"}) == Launch()
     assert yaml.safe_load(CONFIG.format(model="m", data="d"))["align"]["micro_batch"] == 1

@@ -1,14 +1,17 @@
 """Stages are written once, whole or not at all, and keyed by what made them."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from precise_shield.core.errors import StoreError
-from precise_shield.core.store import RunStore, digest
+from precise_shield.core.store import RunStore, digest, whole_file, whole_folder, write_whole
+from precise_shield.core.tensors import write_tensors
 
 
 def test_equal_inputs_meet_the_same_stage_and_other_inputs_do_not(tmp_path):
@@ -83,3 +86,28 @@ def test_the_record_says_what_made_a_stage(tmp_path):
         pass
     assert stage.record().made_by == {"p": 0.03}
     assert json.loads(stage.path("stage.json").read_text())["peak_memory_mb"] > 0
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o002, 0o077])
+def test_every_written_file_has_the_permissions_that_the_system_gives(tmp_path, umask):
+    """safetensors alone would close its files to everybody else."""
+    tensors = {"a": torch.ones(2)}
+    old = os.umask(umask)
+    try:
+        with whole_folder(tmp_path / "folder") as part:
+            (part / "below").mkdir()
+            save_file(tensors, part / "below" / "a.safetensors")
+        with whole_file(tmp_path / "b.safetensors") as part:
+            save_file(tensors, part)
+        write_tensors(tmp_path / "c.safetensors", tensors, {"x": "y"})
+        write_whole(tmp_path / "d.txt", "d")
+        stage = RunStore(tmp_path).stage("collect", {})
+        with stage.writing():
+            stage.write_table("e.jsonl", [])
+    finally:
+        os.umask(old)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o666 & ~umask}
+    assert len(files) == 6  # nothing else is left lying about
+    with safe_open(tmp_path / "c.safetensors", "pt") as opened:
+        assert opened.metadata() == {"x": "y"}

@@ -179,6 +179,12 @@ def test_languages_stand_for_shared_private_and_whole_sets_and_empty_ones_are_sa
     names, warned = {cell.of for cell in matrix(run)}, " ".join(run.warnings)
     for name in ("MS:en", "MS:fr", "SS:fr", "MS:fr - SS:fr"):
         assert (name in names) != (name in warned)
+    again = at_work("verify.matrix={sets: [languages], random_sets: 1, per_cell: 1}")
+    matrix(again)  # the stage is there, and says what it said when it was made
+    assert [w for w in again.warnings if "matrix" in w] == [
+        w for w in run.warnings if "matrix" in w
+    ]
+    assert "not in the matrix" in warned
     with pytest.raises(ConfigError, match="no set 'MS:xx'"):
         matrix(at_work("verify.matrix={sets: ['MS:xx']}"))
 

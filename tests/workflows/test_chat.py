@@ -257,7 +257,7 @@ def test_a_megabyte_answer_is_cut_with_its_count(terminal, capsys, monkeypatch):
 def test_an_error_that_quotes_a_model_or_a_file_is_data_in_the_terminal(monkeypatch, capsys):
     """Names, templates and judges' replies come from others, and errors repeat them."""
 
-    def failing():
+    def failing(**_):
         raise StoreError("the judge said \x1b]0;owned\x07\u202eno\nand more")
 
     monkeypatch.setattr(cli_app, "app", failing)

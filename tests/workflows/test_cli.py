@@ -41,6 +41,17 @@ def call(monkeypatch, capsys, tmp_path):
     return ended
 
 
+def test_an_interrupted_command_says_that_it_can_go_on(call, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("precise_shield.workflows.base.config.load_config", interrupted)
+    ended = call("run", "c.yaml")
+    assert ended.returncode == 130
+    assert "finished stages are kept" in ended.stderr
+    assert call("run", "--help").returncode == 0
+
+
 def test_help_imports_nothing_heavy():
     code = (
         "import sys, precise_shield.cli;"

@@ -60,22 +60,41 @@ GgufFile = Annotated[str | None, typer.Option("--gguf-file", help="GGUF file ins
 Trust = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that MODEL brings.")]
 
 
+WRONG_WORDS: Any = typer.BadParameter.__mro__[1]
+"""What typer raises for words that are no command line; it gives the class no public name."""
+
+INTERRUPTED = 130
+
+
 def main() -> None:
-    """Entry point. Exit codes: 0 well, 2 a mistake the user can mend, 130 interrupted."""
+    """Entry point. Exit codes: 0 well, 2 a mistake the user can mend, 130 interrupted.
+
+    Several processes of one launch say a mistake once, and each of them ends with its code.
+    """
     here = launch()
     try:
         with here.joined(sys.argv[1:]):
-            app()
+            code = app(standalone_mode=False)  # what it catches itself, each process would say
+            sys.exit(code or 0)
+    except WRONG_WORDS as error:
+        with here.telling(error) as tells:
+            if tells:
+                error.show()
+        sys.exit(error.exit_code)
     except UserError as error:
-        if here.tells(error):
-            from precise_shield.report.numbers.words import visible
+        with here.telling(error) as tells:
+            if tells:
+                from precise_shield.report.numbers.words import visible
 
-            typer.echo(f"error: {visible(str(error))}", err=True)
+                typer.echo(f"error: {visible(str(error))}", err=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        if here.speaks:
+    except typer.Abort:
+        sys.exit(1)
+    except (KeyboardInterrupt, SystemExit) as end:
+        code = end.code if isinstance(end, SystemExit) else INTERRUPTED
+        if code == INTERRUPTED and here.speaks:
             typer.echo("interrupted: finished stages are kept; the same command goes on.", err=True)
-        sys.exit(130)
+        sys.exit(code)
 
 
 @contextmanager

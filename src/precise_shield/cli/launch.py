@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from precise_shield.core.errors import LaunchError, LostProcessError, UserError
+from precise_shield.core.errors import LaunchError, LostProcessError
 
 SHARED = ("run", "demo", "identify", "explain", "verify", "align", "evaluate")
 """Commands that several processes can work on together."""
@@ -65,17 +65,20 @@ class Launch:
         if met:
             leave()
 
-    def tells(self, error: UserError) -> bool:
-        """Whether this process says what went wrong: the first that fails, and nobody else."""
-        if self.size == 1:
-            return True
-        if isinstance(error, LostProcessError):
-            return False
-        if isinstance(error, LaunchError):
-            return self.speaks
-        from precise_shield.models.holding.launching import fails_first
+    @contextmanager
+    def telling(self, error: Exception) -> Iterator[bool]:
+        """Yields whether this process says what went wrong: the first that fails, nobody else.
 
-        return fails_first()
+        The others stay until it has been said, for a launcher ends all when one has ended.
+        """
+        if self.size == 1 or isinstance(error, LaunchError | LostProcessError):
+            yield self.size == 1 or (self.speaks and isinstance(error, LaunchError))
+            return
+        from precise_shield.models.holding.launching import fails_first, has_said, hear
+
+        first = fails_first()
+        yield first
+        (has_said if first else hear)()
 
 
 def launch() -> Launch:

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from precise_shield.core.errors import StoreError
 from precise_shield.core.records import Modality
 from precise_shield.core.sites import NeuronSet, Site
 from precise_shield.core.store import write_whole
+from precise_shield.core.tensors import write_tensors
 
 SCHEMA_VERSION = 1
 
@@ -62,9 +62,7 @@ class Atlas:
         }
         text = json.dumps(self._header(), ensure_ascii=False, indent=1)
         path = folder / "atlas.safetensors"
-        partial = path.with_name(path.name + ".partial")
-        save_file(tensors, partial, metadata={"atlas": text})
-        partial.replace(path)
+        write_tensors(path, tensors, {"atlas": text})
         write_whole(folder / "atlas.json", text + "\n")
         return path
 

@@ -15,7 +15,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,6 +57,11 @@ class StageRecord:
     seconds: float
     peak_memory_mb: float
     schema_version: int = SCHEMA_VERSION
+    cpu_seconds: float | None = None
+    """Processor time of the process that wrote it, all threads; None in folders of before."""
+
+    warnings: Sequence[str] = ()
+    """What the user was warned of while it was made."""
 
 
 @dataclass
@@ -69,6 +74,9 @@ class Stage:
     folder: Path
     reused: bool = field(init=False)
     """The stage was complete when it was asked for."""
+
+    warnings: list[str] = field(default_factory=list)
+    """What the user is warned of while it is made; kept in its record."""
 
     def __post_init__(self) -> None:
         self.reused = self.done
@@ -94,11 +102,16 @@ class Stage:
             )
         with readable_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            start = time.perf_counter()
+            start, busy = time.perf_counter(), time.process_time()
             yield
-            seconds = round(time.perf_counter() - start, 3)
             record = StageRecord(
-                self.name, self.key, self.made_by, seconds, round(peak_memory_mb(), 1)
+                self.name,
+                self.key,
+                self.made_by,
+                seconds=round(time.perf_counter() - start, 3),
+                peak_memory_mb=round(peak_memory_mb(), 1),
+                cpu_seconds=round(time.process_time() - busy, 3),
+                warnings=self.warnings,
             )
             self.write_json("stage.json", record.__dict__)
 
@@ -165,6 +178,16 @@ def write_whole(path: Path, text: str) -> Path:
     return partial.replace(path)
 
 
+def open_as_usual(path: Path) -> None:
+    """Give a file the permissions of any other written here: safetensors lets nobody else read."""
+    like = path.with_name(f"{path.name}.{os.getpid()}.mode")
+    like.touch()
+    try:
+        path.chmod(like.stat().st_mode & 0o777)
+    finally:
+        like.unlink()
+
+
 def must_be_free(path: Path) -> None:
     """Check that nothing is in a place yet.
 
@@ -191,6 +214,9 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         inside = part / "whole"  # a plain folder: mkdtemp's own is closed to everybody else
         inside.mkdir()
         yield inside
+        for file in inside.rglob("*"):
+            if file.is_file() and not file.is_symlink():
+                open_as_usual(file)
         os.rename(inside, folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -207,6 +233,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
     try:
         yield part / "whole"
+        open_as_usual(part / "whole")
         os.rename(part / "whole", path)
     finally:
         shutil.rmtree(part, ignore_errors=True)

@@ -14,7 +14,6 @@ from typing import Any, Literal, NamedTuple, cast, get_args
 import torch
 from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from precise_shield.core.errors import DataError, StoreError
@@ -22,6 +21,7 @@ from precise_shield.core.moments import FIELDS, FOLDS, Moments
 from precise_shield.core.parallel import Crew
 from precise_shield.core.records import Cell
 from precise_shield.core.sites import Site
+from precise_shield.core.tensors import write_tensors
 from precise_shield.models.architecture.bind import BoundModel
 from precise_shield.models.architecture.pictures import picture_means, rows_a_picture
 from precise_shield.models.passes.taps import tapped
@@ -184,9 +184,7 @@ class Stats:
             "origin": self.origin,
             "progress": None if progress is None else dict(progress),
         }
-        partial = path.with_name(path.name + ".partial")
-        save_file(tensors, partial, metadata={"schema": json.dumps(header)})
-        partial.replace(path)
+        write_tensors(path, tensors, {"schema": json.dumps(header)})
 
     @classmethod
     def load(cls, path: Path) -> Stats:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import timedelta
 
 import torch
@@ -14,6 +15,8 @@ from precise_shield.core.parallel import crew
 
 _PATIENCE = timedelta(days=14)
 """One process may work for days while the others wait; a dead one is noticed at once."""
+
+_TO_SAY_IT = timedelta(seconds=10)
 
 _STORES: list[Store] = []
 
@@ -60,3 +63,17 @@ def fails_first() -> bool:
         return all(int(store.add("failed", 1)) == 1 for store in _STORES)
     except RuntimeError:  # the process that kept the store is gone, and has said why
         return False
+
+
+def has_said() -> None:
+    """Tell the others that the reason is out."""
+    with suppress(RuntimeError):
+        for store in _STORES:
+            store.set("said", "")
+
+
+def hear() -> None:
+    """Wait until the process that failed first has said why, or is gone, but not for long."""
+    with suppress(RuntimeError):
+        for store in _STORES:
+            store.wait(["said"], _TO_SAY_IT)

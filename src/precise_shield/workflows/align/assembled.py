@@ -38,8 +38,7 @@ def assembled(
             which = {example.id: chosen(example) for example in examples}
             lacking = [key for key, arm in which.items() if arm is None or arm + tail not in names]
             if lacking:
-                words = f"{name}: {len(lacking)} test prompts have no such training; left out"
-                run.warnings += [] if words in run.warnings else [words]
+                run.warn(f"{name}: {len(lacking)} test prompts have no such training; left out")
                 break
             said = {n: {row.example: row for row in responses[n]} for n in responses}
             condition = Condition(

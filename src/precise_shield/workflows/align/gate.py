@@ -32,7 +32,7 @@ def gates(run: Run, arms: Sequence[Arm]) -> list[GateFacts]:
     try:
         return [gate(run, arm) for arm in arms if arm.condition.kind == "aligned"]
     except EmptyCellError as error:
-        run.warnings.append(f"the gate was not measured: {error}")
+        run.warn(f"the gate was not measured: {error}")
         return []
 
 

@@ -93,16 +93,10 @@ def _announce(
         1 for each in examples if each.modality == "image_dominant" and each.request is None
     )
     if pictured and not reader.pictures:
-        _warn(
-            run,
+        run.warn(
             f"judge {reader.name} sees no pictures; on {pictured} image-dominant prompts it judges"
             " the words alone",
         )
-
-
-def _warn(run: Run, warning: str) -> None:
-    if warning not in run.warnings:
-        run.warnings.append(warning)
 
 
 def _warn_of_languages(run: Run, reader: Judge, examples: Sequence[Example]) -> None:
@@ -115,8 +109,7 @@ def _warn_of_languages(run: Run, reader: Judge, examples: Sequence[Example]) -> 
         and known_language(language) not in reader.languages
     )
     if foreign:
-        _warn(
-            run,
+        run.warn(
             f"judge {reader.name} does not claim to read {', '.join(foreign)}; its verdicts there"
             " are beyond what it was made for",
         )

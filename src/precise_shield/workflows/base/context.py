@@ -46,6 +46,9 @@ class Run:
     reporter: Reporter = field(default_factory=Reporter)
     costs: list[StageCost] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    under_way: list[Stage] = field(default_factory=list)
+    """Stages that are being made, the outermost first; what is warned of is kept with each."""
+
     overlaps: list[OverlapCount] = field(default_factory=list)
     """Requests that are in two splits; known once `data` was read."""
     dropped_rows: int = 0
@@ -98,7 +101,8 @@ class Run:
         kept = self._transformed(kept, dropped)
         check_splits(kept)
         self.overlaps = counted(find_overlaps(kept, section.overlap_threshold), kept)
-        self.warnings += map(sentence, self.overlaps)
+        for overlap in self.overlaps:
+            self.warn(sentence(overlap))
         openers = section.benign_targets == "opener"
         return Loaded(with_targets(kept, benign_openers=openers), dropped)
 
@@ -217,6 +221,12 @@ class Run:
             **more,
         }
 
+    def warn(self, words: str) -> None:
+        """Tell the user, once a run; a stage that is taken up again tells what it told."""
+        for known in (self.warnings, *(stage.warnings for stage in self.under_way)):
+            if words not in known:
+                known.append(words)
+
     @contextmanager
     def working(self, stage: Stage, what: str, by: By = "model") -> Iterator[bool]:
         """Say what happens, and yield whether there is anything to do.
@@ -231,8 +241,14 @@ class Run:
         else:
             self.reporter.say(what)
             with making(stage, by, sharded=self.sharded) as works:
-                yield works
+                self.under_way.append(stage)
+                try:
+                    yield works
+                finally:
+                    self.under_way.remove(stage)
         record = stage.record()
+        for words in record.warnings:
+            self.warn(words)
         if seen:
             return
         self.costs.append(

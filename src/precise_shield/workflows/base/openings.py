@@ -72,8 +72,7 @@ def log_opening(run: Run, examples: Sequence[Example]) -> None:
             f"these test requests were opened under {len(configurations)} configurations (in"
             f" {names}): the best of several test results overstates; choose on validation"
         )
-        if warning not in run.warnings:
-            run.warnings.append(warning)
+        run.warn(warning)
 
 
 def openings(run: Run, data: str | None = None) -> list[Opening]:
@@ -98,8 +97,7 @@ def _read(path: Path, run: Run) -> list[Logged]:
             f"{path.parent.name}/{LOG} cannot be read ({_reason(error, path)}), so that openings of"
             " the test requests that it held are not counted; put it back or delete it"
         )
-        if warning not in run.warnings:
-            run.warnings.append(warning)
+        run.warn(warning)
         return []
 
 

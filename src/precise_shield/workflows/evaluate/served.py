@@ -74,7 +74,7 @@ def served(
         )
         responses[section.name] = _answers(run, section, server, list(examples))
     if conditions:
-        run.warnings.append(
+        run.warn(
             f"{', '.join(each.name for each in conditions)}: a server gives words alone, so that"
             " first-token log-odds and their AUC, benign KL, perplexity and letter likelihoods of"
             " these conditions are not there"
@@ -116,7 +116,7 @@ def _answers(
         if todo:
             _ask(run, stage, examples, lambda left, on: answer(server, left, how, section.name, on))
     if lost := stage.read_json("withheld.json"):
-        run.warnings.append(
+        run.warn(
             f"{section.name}: the server withheld {len(lost)} of {len(examples)} answers; they are"
             " read as no text, which is unscored under most rules"
         )

@@ -49,8 +49,7 @@ def inter_layer(run: Run, atlas: Atlas) -> InfluenceFacts | None:
     if len(layers) < 2 or not prompts:
         why = "fewer than two layers hold neurons" if prompts else "there is no harmful prompt"
         words = f"influence between layers was not measured: {why} ({atlas.chosen})"
-        if words not in run.warnings:
-            run.warnings.append(words)
+        run.warn(words)
         return None
     made_by = run.made_by(
         prompts,

@@ -50,8 +50,8 @@ def headroom(run: Run, arms: Sequence[Arm] = ()) -> Headroom | None:
         base = [row for row in rows if row.condition == "base"]
         parts = [sentence([r for r in base if r.position == at]) for at in section.positions]
         told = " ".join(words for words, _ in parts)
-        if parts[0][1] and told not in run.warnings:
-            run.warnings.append(told)
+        if parts[0][1]:
+            run.warn(told)
     return Headroom(
         fit_split=section.fit_split,
         split=section.split,

@@ -176,7 +176,7 @@ def _swept(run: Run, atlas: Atlas) -> list[float]:
     values = sorted({*section.sweep, section.p})
     small = [p for p in values if p < least]
     if small:
-        run.warnings.append(f"p {small} is less than one neuron a layer and left out of the curve")
+        run.warn(f"p {small} is less than one neuron a layer and left out of the curve")
     return [p for p in values if p >= least]
 
 

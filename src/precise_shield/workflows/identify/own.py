@@ -75,8 +75,7 @@ def own_rows(run: Run, examples: Sequence[Example], least: int = 2) -> OwnRows:
             f"own responses: fewer than {least} refused or answered rows in {', '.join(lost)};"
             " left out"
         )
-        if words not in run.warnings:
-            run.warnings.append(words)
+        run.warn(words)
     if not kept:
         raise EmptyCellError(
             "in no language and modality does the model refuse at least"

@@ -61,7 +61,7 @@ def expanded(names: list[str], surgery: Surgery) -> dict[str, NeuronSet]:
     found = {name: surgery.named(name) for name in wanted}
     empty = [name for name, one in found.items() if not one]
     if empty:
-        run.warnings.append(f"sets without a neuron are not in the matrix: {', '.join(empty)}")
+        run.warn(f"sets without a neuron are not in the matrix: {', '.join(empty)}")
     return {name: one for name, one in found.items() if one}
 
 
