@@ -32,8 +32,8 @@ def where(scope: Scope, site: Site, acts: Tensor) -> Where:
     token a row, is answer. The vision tower reads the prompt's pictures.
 
     Raises:
-        LayoutMismatchError: nobody announced what is running (`models.inputs.positions.running`), or
-            `acts` does not fit what was announced.
+        LayoutMismatchError: nobody announced what is running
+            (`models.inputs.positions.running`), or `acts` does not fit what was announced.
     """
     if scope == "all":
         return True
