@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import pytest
 import yaml
+from typer.main import get_command
 
-from precise_shield.cli import main
+from precise_shield.cli import app, main
 
 
 @dataclass
@@ -50,6 +51,30 @@ def test_an_interrupted_command_says_that_it_can_go_on(call, monkeypatch):
     assert ended.returncode == 130
     assert "finished stages are kept" in ended.stderr
     assert call("run", "--help").returncode == 0
+
+
+DIFFERENT = {"--out": {"demo"}, "--set": {"data transform"}, "--condition": {"results"}}
+"""Options that mean something else in one command."""
+
+
+def commands(command, path=()):
+    """Every command that does something, with the words that call it."""
+    below = getattr(command, "commands", {})
+    if not below:
+        yield " ".join(path), command
+    for name, one in below.items():
+        yield from commands(one, (*path, name))
+
+
+def test_an_option_says_the_same_in_every_command():
+    said = {}
+    for name, command in commands(get_command(app)):
+        for option in command.params:
+            flag = option.opts[0]
+            if flag.startswith("--") and name not in DIFFERENT.get(flag, ()):
+                said.setdefault(flag, {}).setdefault(option.help, []).append(name)
+    assert len([name for names in said["--device"].values() for name in names]) > 8
+    assert not [each for each in said.items() if len(each[1]) > 1 or None in each[1]]
 
 
 def test_help_imports_nothing_heavy():

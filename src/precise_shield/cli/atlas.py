@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from precise_shield.cli.app import Json, app, show
+from precise_shield.cli.app import app, show
+from precise_shield.cli.options import Json
 
 
 @app.command()

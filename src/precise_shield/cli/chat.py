@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from precise_shield.cli.app import Device, Quiet, app
+from precise_shield.cli.app import app
+from precise_shield.cli.options import Alignment, Device, FinishedRun, Quiet
 from precise_shield.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,10 +22,8 @@ LONGEST = 20_000
 
 @app.command()
 def chat(
-    folder: Annotated[Path, typer.Argument(help="Folder of a finished `run`.")],
-    condition: Annotated[
-        str, typer.Option("--condition", help="Which alignment of the run.")
-    ] = "aligned",
+    folder: FinishedRun,
+    condition: Alignment = "aligned",
     tokens: Annotated[
         int | None, typer.Option("--tokens", min=1, help="Longest answer; default as evaluated.")
     ] = None,

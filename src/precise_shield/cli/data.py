@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from precise_shield.cli.app import Json, app, show
+from precise_shield.cli.app import app, show
+from precise_shield.cli.options import Json
 from precise_shield.core.errors import ConfigError, UserError
 
 data_app = typer.Typer(no_args_is_help=True, help="Look at data before a run does.")

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from precise_shield.cli.app import app
+from precise_shield.cli.options import FinishedRun
 
 
 @app.command()
 def explore(
-    folder: Annotated[Path, typer.Argument(help="Folder of a finished `run`.")],
+    folder: FinishedRun,
     port: Annotated[
         int, typer.Option("--port", min=0, max=65535, help="0 takes any that is free.")
     ] = 0,

@@ -7,20 +7,22 @@ from typing import Annotated
 
 import typer
 
-from precise_shield.cli.app import (
+from precise_shield.cli.app import app, show
+from precise_shield.cli.hub import upload
+from precise_shield.cli.options import (
+    Alignment,
     Device,
-    Dtype,
-    GgufFile,
+    FinishedRun,
+    Force,
     Json,
     ModelArg,
+    ModelOptions,
+    NewFolder,
+    Public,
     Quiet,
-    Revision,
-    Trust,
-    app,
-    model_section,
-    show,
+    Yes,
+    grouped,
 )
-from precise_shield.cli.hub import Public, Yes, upload
 from precise_shield.core.errors import ConfigError
 
 receipt_app = typer.Typer(no_args_is_help=True, help="Prove what an alignment changed.")
@@ -33,25 +35,20 @@ Beside = Annotated[
     list[Path] | None,
     typer.Option("--with", help="Another delta that is in the result too. Repeatable."),
 ]
-NewFolder = Annotated[Path, typer.Argument(help="Folder to write; it must not exist.")]
 
 
 @app.command()
 def export(
-    folder: Annotated[Path, typer.Argument(help="Folder of a finished `run`.")],
+    folder: FinishedRun,
     out: Annotated[Path, typer.Argument(help="What to write; it must not exist.")],
     peft: Annotated[bool, typer.Option("--peft", help="A LoRA adapter for stock PEFT.")] = False,
     delta: Annotated[bool, typer.Option("--delta", help="The changed rows, old and new.")] = False,
     low_rank: Annotated[
         bool, typer.Option("--low-rank", help="The LoRA factors alone: smallest, no undo.")
     ] = False,
-    condition: Annotated[
-        str, typer.Option("--condition", help="Which alignment of the run.")
-    ] = "aligned",
+    condition: Alignment = "aligned",
     device: Device = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Although a limit is broken; never a weaker model.")
-    ] = False,
+    force: Force = False,
     push: Annotated[
         str | None, typer.Option("--push", help="owner/name: upload it too, after asking.")
     ] = None,
@@ -79,90 +76,56 @@ def export(
 
 
 @app.command()
+@grouped
 def apply(
     delta: DeltaArg,
     model: ModelArg,
     out: NewFolder,
+    options: ModelOptions,
     beside: Beside = None,
-    gguf_file: GgufFile = None,
-    revision: Revision = None,
-    device: Device = None,
-    dtype: Dtype = None,
-    trust_remote_code: Trust = False,
-    force: Annotated[
-        bool, typer.Option("--force", help="Although a limit is broken; never a weaker model.")
-    ] = False,
+    force: Force = False,
 ) -> None:
     """Write MODEL with a delta's rows put in, bit for bit."""
     from precise_shield.workflows.handing.deltas import apply as work
     from precise_shield.workflows.handing.hub import fetched_delta
 
-    section = model_section(
-        model,
-        trust_remote_code=trust_remote_code,
-        gguf_file=gguf_file,
-        revision=revision,
-        device=device,
-        dtype=dtype,
-    )
+    section = options.section(model)
     typer.echo(
         f"wrote {work(fetched_delta(delta), section, out, beside=beside or [], force=force)}"
     )
 
 
 @app.command()
+@grouped
 def undo(
     delta: DeltaArg,
     model: ModelArg,
     out: NewFolder,
+    options: ModelOptions,
     beside: Beside = None,
-    gguf_file: GgufFile = None,
-    revision: Revision = None,
-    device: Device = None,
-    dtype: Dtype = None,
-    trust_remote_code: Trust = False,
 ) -> None:
     """Write MODEL with a delta's rows taken out: its base model, bit for bit."""
     from precise_shield.workflows.handing.deltas import undo as work
     from precise_shield.workflows.handing.hub import fetched_delta
 
-    section = model_section(
-        model,
-        trust_remote_code=trust_remote_code,
-        gguf_file=gguf_file,
-        revision=revision,
-        device=device,
-        dtype=dtype,
-    )
+    section = options.section(model)
     typer.echo(f"wrote {work(fetched_delta(delta), section, out, beside=beside or [])}")
 
 
 @receipt_app.command("check")
+@grouped
 def receipt_check(
     path: Annotated[
         Path, typer.Argument(help="Merged folder, adapter folder, delta file or run folder.")
     ],
+    options: ModelOptions,
     model: Annotated[
         str | None, typer.Argument(help="Its base model, or the merged one for a delta.")
     ] = None,
-    gguf_file: GgufFile = None,
-    revision: Revision = None,
-    device: Device = None,
-    dtype: Dtype = None,
-    trust_remote_code: Trust = False,
 ) -> None:
     """Check on disk that an alignment changed its neurons' weights and nothing else."""
     from precise_shield.workflows.handing.deltas import receipt_check as work
 
-    given = None
-    if model is not None:
-        given = model_section(
-            model,
-            trust_remote_code=trust_remote_code,
-            gguf_file=gguf_file,
-            revision=revision,
-            device=device,
-            dtype=dtype,
-        )
+    given = None if model is None else options.section(model)
     for line in work(path, given):
         typer.echo(line)

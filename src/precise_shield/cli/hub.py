@@ -8,9 +8,7 @@ from typing import Annotated
 import typer
 
 from precise_shield.cli.app import app
-
-Public = Annotated[bool, typer.Option("--public", help="For everybody; default private.")]
-Yes = Annotated[bool, typer.Option("--yes", help="Do not ask before anything is uploaded.")]
+from precise_shield.cli.options import Public, Yes
 
 
 @app.command()

@@ -7,19 +7,18 @@ from typing import Annotated
 
 import typer
 
-from precise_shield.cli.app import Json, Quiet, Set, app, show
+from precise_shield.cli.app import app, show
+from precise_shield.cli.options import EvaluatedRun, Json, Quiet, Set
 
 judge_app = typer.Typer(
     no_args_is_help=True, help="Judge a finished run again. Nothing is generated."
 )
 app.add_typer(judge_app, name="judge")
 
-Folder = Annotated[Path, typer.Argument(help="Folder of a run that has been evaluated.")]
-
 
 @judge_app.command("again")
 def again(
-    folder: Folder,
+    folder: EvaluatedRun,
     names: Annotated[list[str], typer.Argument(help="Judges; `list` shows them.")],
     changes: Set = None,
     as_json: Json = False,
@@ -34,7 +33,7 @@ def again(
 
 @judge_app.command("sheet")
 def sheet(
-    folder: Folder,
+    folder: EvaluatedRun,
     out: Annotated[Path, typer.Argument(help="CSV file to write.")],
     size: Annotated[int, typer.Option("--size", min=1, help="Answers to label.")] = 200,
     seed: Annotated[int, typer.Option("--seed", help="Of the draw.")] = 0,
@@ -47,7 +46,7 @@ def sheet(
 
 @judge_app.command("labels")
 def labels(
-    folder: Folder,
+    folder: EvaluatedRun,
     path: Annotated[Path, typer.Argument(help="The filled sheet.")],
     name: Annotated[str, typer.Option("--name", help="Who labelled.")] = "human",
     as_json: Json = False,

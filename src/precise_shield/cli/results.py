@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
-from precise_shield.cli.app import Json, app, show
+from precise_shield.cli.app import app, show
+from precise_shield.cli.options import EvaluatedRun, Json
 
 
 @app.command()
 def results(
-    folder: Annotated[Path, typer.Argument(help="Folder of a run that has been evaluated.")],
+    folder: EvaluatedRun,
     out: Annotated[
         Path,
         typer.Argument(

@@ -9,22 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from precise_shield.cli.app import (
-    ConfigArg,
-    Device,
-    DryRun,
-    Dtype,
-    Json,
-    Limit,
-    Out,
-    Quiet,
-    Set,
-    app,
-    opened,
-    show,
-    show_summary,
-)
+from precise_shield.cli.app import app, show, show_summary
 from precise_shield.cli.launch import launch
+from precise_shield.cli.options import DryRun, Json, Quiet, StageOptions, grouped
 
 if TYPE_CHECKING:
     from precise_shield.workflows.base.context import Run
@@ -51,27 +38,18 @@ def demo(
 
 
 @app.command()
-def run(
-    config: ConfigArg,
-    out: Out = None,
-    changes: Set = None,
-    limit: Limit = None,
-    device: Device = None,
-    dtype: Dtype = None,
-    dry_run: DryRun = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
+@grouped
+def run(options: StageOptions, dry_run: DryRun = False) -> None:
     """Identify, explain, verify, align, evaluate and report; goes on where it was stopped."""
     from precise_shield.workflows.run import plan, run_all
 
-    with opened(config, out, changes, limit, device, dtype, quiet=quiet) as work:
-        if dry_run:
-            lines = plan(work)
-            if launch().speaks:
-                typer.echo("\n".join(lines))
-            return
-        show_summary(run_all(work), work.folder, as_json=as_json)
+    work = options.opened()
+    if dry_run:
+        lines = plan(work)
+        if launch().speaks:
+            typer.echo("\n".join(lines))
+        return
+    show_summary(run_all(work), work.folder, as_json=options.as_json)
 
 
 def stage(work: Callable[[Run], object]) -> None:
@@ -80,25 +58,16 @@ def stage(work: Callable[[Run], object]) -> None:
     The command has the function's name and its docstring as help.
     """
 
-    def command(
-        config: ConfigArg,
-        out: Out = None,
-        changes: Set = None,
-        limit: Limit = None,
-        device: Device = None,
-        dtype: Dtype = None,
-        as_json: Json = False,
-        quiet: Quiet = False,
-    ) -> None:
-        with opened(config, out, changes, limit, device, dtype, quiet=quiet) as state:
-            show(work(state), as_json=as_json)
+    def command(options: StageOptions) -> None:
+        show(work(options.opened()), as_json=options.as_json)
 
-    app.command(work.__name__, help=work.__doc__)(command)
+    app.command(work.__name__, help=work.__doc__)(grouped(command))
 
 
 @app.command()
+@grouped
 def identify(
-    config: ConfigArg,
+    options: StageOptions,
     from_stats: Annotated[
         list[Path] | None,
         typer.Option(
@@ -106,25 +75,18 @@ def identify(
             help="A stats.safetensors to choose from, without the model. Repeatable, one a pass.",
         ),
     ] = None,
-    out: Out = None,
-    changes: Set = None,
-    limit: Limit = None,
-    device: Device = None,
-    dtype: Dtype = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
 ) -> None:
     """Find safety neurons per language and modality, and write them as an atlas."""
     from precise_shield.workflows.identify.stage import identified, read_atlas
 
     named = json.dumps([str(path) for path in from_stats or []])
     given = [f"identify.from_stats={named}"] if from_stats else []
-    with opened(config, out, [*(changes or []), *given], limit, device, dtype, quiet=quiet) as run:
-        done = identified(run)
-        atlas = read_atlas(done)
-        sizes = {name: len(neurons) for name, neurons in atlas.sets.items()}
-        where = str(done.path("atlas.safetensors"))
-        show({"chosen": atlas.chosen, "sizes": sizes, "atlas": where}, as_json=as_json)
+    run = options.opened(*given)
+    done = identified(run)
+    atlas = read_atlas(done)
+    sizes = {name: len(neurons) for name, neurons in atlas.sets.items()}
+    where = str(done.path("atlas.safetensors"))
+    show({"chosen": atlas.chosen, "sizes": sizes, "atlas": where}, as_json=options.as_json)
 
 
 @stage

@@ -7,21 +7,9 @@ from typing import Annotated
 
 import typer
 
-from precise_shield.cli.app import (
-    Device,
-    Dtype,
-    GgufFile,
-    Json,
-    Limit,
-    Revision,
-    Set,
-    Trust,
-    app,
-    model_section,
-    read_config,
-    show,
-)
+from precise_shield.cli.app import app, show
 from precise_shield.cli.launch import launch
+from precise_shield.cli.options import Json, Limit, ModelOptions, Set, grouped, read_config
 from precise_shield.core.errors import ConfigError
 
 
@@ -63,26 +51,23 @@ def list_(as_json: Json = False) -> None:
 
 
 @app.command()
+@grouped
 def doctor(
     model: Annotated[
         str, typer.Argument(help="Hub id, folder, .gguf file, `sandbox`, or a CONFIG.")
     ],
+    options: ModelOptions,
     probe: Annotated[
         bool,
         typer.Option("--probe", help="Time real batches of a CONFIG and plan time and memory."),
     ] = False,
     changes: Set = None,
     limit: Limit = None,
-    gguf_file: GgufFile = None,
-    revision: Revision = None,
-    device: Device = None,
-    dtype: Dtype = None,
-    trust_remote_code: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Say what the tool sees in a model before anything runs, and how long a CONFIG would take."""
     if probe:
-        if gguf_file or revision or trust_remote_code:
+        if options.gguf_file or options.revision or options.trust_remote_code:
             raise ConfigError(
                 "--probe takes a CONFIG, which names its model; set model.gguf_file,"
                 " model.revision or model.trust_remote_code there, or with --set."
@@ -90,7 +75,7 @@ def doctor(
         from precise_shield.workflows.plan.timeplan import lines
         from precise_shield.workflows.plan.timeplan import probe as timed
 
-        found = timed(read_config(Path(model), changes, limit, device, dtype))
+        found = timed(read_config(Path(model), [*(changes or []), *options.as_changes()], limit))
         if as_json:
             show(found, as_json=True)
         elif launch().speaks:
@@ -99,18 +84,11 @@ def doctor(
     from precise_shield.workflows.plan.doctor import doctor as work
 
     if Path(model).suffix in (".yaml", ".yml"):
-        section = read_config(Path(model), changes, limit, device, dtype).model
+        section = read_config(Path(model), [*(changes or []), *options.as_changes()], limit).model
         if not as_json and launch().speaks:
             typer.echo("add --probe to time this CONFIG's stages and see what they keep", err=True)
     elif changes or limit is not None:
         raise ConfigError("--set and --limit change a CONFIG; give one.")
     else:
-        section = model_section(
-            model,
-            trust_remote_code=trust_remote_code,
-            revision=revision,
-            gguf_file=gguf_file,
-            device=device,
-            dtype=dtype,
-        )
+        section = options.section(model)
     show(work(section), as_json=as_json)
