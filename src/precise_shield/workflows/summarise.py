@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import datetime as dt
 import platform
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from precise_shield import __version__
 from precise_shield.core.sites import NeuronSet
 from precise_shield.core.summary import (
+    Claim,
     DataFacts,
     Explained,
     GateFacts,
     ModelFacts,
     NeuronFacts,
+    Receipt,
     SearchFacts,
     Summary,
     Verification,
@@ -50,15 +54,64 @@ def summarise(
     searched: SearchFacts | None,
 ) -> Summary:
     """Everything the run measured, in the form that the report reads and `summary.json` keeps."""
-    config = run.config
     drift = {name: kl for name, kl in found.benign_kl.items() if kl == kl}
+    return evaluation_summary(
+        run,
+        found,
+        _model(run, atlas),
+        facts.model_copy(update={"identified": identified(run).key}),
+        ("torch", "transformers", "tokenizers", "numpy"),
+        transfer=transfer(found),
+        audit=audit(run, atlas, arms[0]) if run.config.evaluate.audit else None,
+        factors=factor_rows(
+            [Seen(found.examples, found.conditions, found.every_verdict(), found.rule)]
+        ),
+        verification=verified.model_copy(update={"benign_kl": drift}),
+        receipts=[arm.receipt for arm in arms],
+        explained=explained,
+        gate=gates,
+        search=searched,
+        claims=[
+            *claims(run.config, found, facts, verified),
+            *explained_claims(facts, explained),
+            *further_claims(found),
+        ],
+    )
+
+
+def evaluation_summary(
+    run: Run,
+    found: Evaluation,
+    model: ModelFacts,
+    neurons: NeuronFacts,
+    packages: Sequence[str],
+    *,
+    verification: Verification | None = None,
+    receipts: Sequence[Receipt] = (),
+    claims: Sequence[Claim] = (),
+    **further: Any,
+) -> Summary:
+    """What any evaluation says of a run, with what else was measured beside it.
+
+    Args:
+        run: what was configured, what its stages cost, what was left out.
+        found: answers, verdicts and what follows from them.
+        model: whose answers they are.
+        neurons: what was chosen in it.
+        packages: whose versions the figures depend on, besides Python's and this package's.
+        verification: what suppressing the neurons did; None where it was not tried.
+        receipts: of the alignments.
+        claims: the sentences that the figures support or not.
+        further: other fields of `Summary`.
+    """
+    config = run.config
     return Summary(
         name=config.name,
         created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         judge=found.judging.primary,
-        rule=RULES[config.evaluate.rule].meaning,
-        model=_model(run, atlas),
-        data=data_facts(run, found),
+        rule=RULES[found.rule].meaning,
+        model=model,
+        data=_data(run, found),
         data_notes=data_notes(run),
         conditions=found.conditions,
         rates=found.rates,
@@ -67,32 +120,18 @@ def summarise(
         judging=found.judging,
         headlines=found.headlines,
         utility=found.utility,
-        transfer=transfer(found),
-        audit=audit(run, atlas, arms[0]) if config.evaluate.audit else None,
-        factors=factor_rows(
-            [Seen(found.examples, found.conditions, found.every_verdict(), found.rule)]
-        ),
-        neurons=facts.model_copy(update={"identified": identified(run).key}),
-        verification=verified.model_copy(update={"benign_kl": drift}),
-        receipts=[arm.receipt for arm in arms],
-        explained=explained,
-        gate=gates,
-        search=searched,
-        claims=[
-            *claims(config, found, facts, verified),
-            *explained_claims(facts, explained),
-            *further_claims(found),
-        ],
+        neurons=neurons,
+        verification=verification,
+        receipts=list(receipts),
+        claims=list(claims),
         costs=run.costs,
         samples=samples(run, found),
         seeds={"seed": config.seed},
-        versions={
-            "precise-shield": __version__,
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "transformers", "tokenizers", "numpy")},
-        },
+        versions={"precise-shield": __version__, "python": platform.python_version()}
+        | {name: version(name) for name in packages},
         warnings=run.warnings,
         config=config.model_dump(mode="json"),
+        **further,
     )
 
 
@@ -122,8 +161,7 @@ def _shown(path: str) -> str:
     return Path(path).name if Path(path).exists() else path
 
 
-def data_facts(run: Run, found: Evaluation) -> DataFacts:
-    """Which data a run had, and how its harmful answers were read."""
+def _data(run: Run, found: Evaluation) -> DataFacts:
     counts: dict[str, int] = {}
     for example in run.data.examples:
         key = f"{example.split}/{example.harm}"

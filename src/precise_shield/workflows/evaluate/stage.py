@@ -33,7 +33,7 @@ from precise_shield.workflows.align.plans import arm_names
 from precise_shield.workflows.align.stage import align
 from precise_shield.workflows.answer import answers, judges
 from precise_shield.workflows.answer.judging import drift
-from precise_shield.workflows.answer.states import base_state, respond
+from precise_shield.workflows.answer.states import State, base_state, respond
 from precise_shield.workflows.base.context import Run
 from precise_shield.workflows.base.openings import log_opening
 from precise_shield.workflows.evaluate.defended import check_defences, defended
@@ -134,6 +134,26 @@ def evaluate(run: Run) -> Evaluation:
     elsewhere, served_responses = served(run, examples)
     responses |= joined_responses | defended_responses | served_responses
     conditions = [*(state.condition for state in [*states, *scoped]), *joined, *behind, *elsewhere]
+    return evaluated(run, conditions, states, examples, responses)
+
+
+def evaluated(
+    run: Run,
+    conditions: list[Condition],
+    states: Sequence[State],
+    examples: list[Example],
+    responses: dict[str, list[Response]],
+) -> Evaluation:
+    """Keep, judge and count what the conditions answered; the first of them is the base.
+
+    Args:
+        run: whose judges, rule and store are used.
+        conditions: all of them, in the order of the report.
+        states: those that are states of a loaded model, the base first, to be measured without
+            answers too; none where no weights are loaded.
+        examples: the prompts.
+        responses: the answers of every condition, by its name.
+    """
     kept = answers.keep(run, examples, conditions, responses)
     judged = judges.judge_all(run, examples, responses, kept.key)
     verdicts = judged[0].verdicts
@@ -145,7 +165,7 @@ def evaluate(run: Run) -> Evaluation:
         for after, before in comparisons(conditions)
         for row in difference_rows(before, after, examples, every, rule)
     ]
-    said = {row.example: row.text for row in responses["base"]}
+    said = {row.example: row.text for row in responses[names[0]]}
     drifts = {state.name: drift(run, state, examples, said) for state in states[1:]}
     return Evaluation(
         examples,
