@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from precise_shield.core.rates import Paired, Rate
+from precise_shield.core.rates import Estimate, Paired, Rate, figures
 
 counts = st.integers(0, 60)
 
@@ -27,6 +27,11 @@ def test_the_interval_is_wilsons(hits, misses):
 def test_the_interval_has_width_at_nought_and_at_one():
     assert Rate(0, 10).interval() == pytest.approx((0.0, 0.27753), abs=1e-5)
     assert Rate(10, 10).interval() == pytest.approx((0.72247, 1.0), abs=1e-5)
+
+
+def test_a_row_says_an_estimate_in_three_fields_and_what_is_undefined_as_null():
+    row = figures(Estimate(1 / 3, math.nan, 0.5))
+    assert row == {"value": 0.333333, "low": None, "high": 0.5}
 
 
 def test_nothing_judged_is_undefined_and_never_nought():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import comb, nan, sqrt
-from typing import Any
+from typing import Any, NamedTuple, Protocol, TypedDict, runtime_checkable
 
 Z95 = 1.959963984540054
 """Two-sided 95 % point of the standard normal distribution."""
@@ -14,6 +14,43 @@ Z95 = 1.959963984540054
 def or_null(value: float) -> float | None:
     """JSON has no NaN: what is undefined is null, and the rest has six digits."""
     return None if value != value else round(value, 6)
+
+
+@runtime_checkable
+class Estimated(Protocol):
+    """A figure with its 95 % interval; NaN where it is undefined."""
+
+    @property
+    def value(self) -> float: ...
+    @property
+    def low(self) -> float: ...
+    @property
+    def high(self) -> float: ...
+
+
+class Estimate(NamedTuple):
+    """The plainest `Estimated`."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Figures(TypedDict):
+    """The fields that say an estimate in a row of `summary.json`."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+def figures(found: Estimated) -> Figures:
+    """An estimate as fields of a row, each as `or_null` gives it: `Row(..., **figures(found))`."""
+    return {
+        "value": or_null(found.value),
+        "low": or_null(found.low),
+        "high": or_null(found.high),
+    }
 
 
 @dataclass(frozen=True)
@@ -72,12 +109,8 @@ class Rate:
 
     def to_json(self) -> dict[str, Any]:
         """Counts first, then what follows from them; undefined figures are null."""
-        low, high = self.interval()
-        figures = {"value": self.value, "low": low, "high": high}
-        clean = {
-            key: None if figure != figure else round(figure, 6) for key, figure in figures.items()
-        }
-        return {"hits": self.hits, "n": self.judged, "unscored": self.unscored, **clean}
+        found = figures(Estimate(self.value, *self.interval()))
+        return {"hits": self.hits, "n": self.judged, "unscored": self.unscored, **found}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Rate:
@@ -149,8 +182,6 @@ class Paired:
     def to_json(self) -> dict[str, Any]:
         """The table and what follows from it; undefined figures are null."""
         low, high = self.interval()
-        figures = {"difference": self.difference, "low": low, "high": high, "p_value": self.p_value}
-        clean = {
-            key: None if figure != figure else round(figure, 6) for key, figure in figures.items()
-        }
+        found = {"difference": self.difference, "low": low, "high": high, "p_value": self.p_value}
+        clean = {key: or_null(figure) for key, figure in found.items()}
         return {"n": self.n, "unscored": self.unscored, **clean}

@@ -136,33 +136,31 @@ def _cell(
         random=[
             or_null(grouped_difference(base, each, table.groups).difference) for each in beside
         ],
-        beyond=None if beyond is None else or_null(beyond.difference),
-        beyond_low=None if beyond is None else or_null(beyond.low),
-        beyond_high=None if beyond is None else or_null(beyond.high),
-        p_value=None if beyond is None else or_null(beyond.p_value),
+        beyond=or_null(beyond.difference),
+        beyond_low=or_null(beyond.low),
+        beyond_high=or_null(beyond.high),
+        p_value=or_null(beyond.p_value),
     )
 
 
 @dataclass(frozen=True)
 class _Beyond:
-    """An arm minus its controls."""
+    """An arm minus its controls; NaN without any."""
 
-    difference: float
-    low: float
-    high: float
-    p_value: float
+    difference: float = nan
+    low: float = nan
+    high: float = nan
+    p_value: float = nan
 
 
-def _beyond(
-    after: Outcomes, beside: Sequence[Outcomes], groups: Mapping[str, str]
-) -> _Beyond | None:
+def _beyond(after: Outcomes, beside: Sequence[Outcomes], groups: Mapping[str, str]) -> _Beyond:
     """Compare on the prompts scored on both sides; two controls or more are a draw of random sets.
 
     With several, the interval draws groups and controls, and p is the larger of that by groups
     alone and that of these draws: a few controls that happen to lie close would else add certainty.
     """
     if not beside:
-        return None
+        return _Beyond()
     one: Outcomes = {}
     other: Outcomes = {}
     where: dict[str, str] = {}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from precise_shield.core.errors import ConfigError
-from precise_shield.core.rates import or_null
+from precise_shield.core.rates import figures, or_null
 from precise_shield.core.records import Example, Response, Verdict
 from precise_shield.core.store import RunStore
 from precise_shield.core.summary import AgreementRow, GradeRow, JudgeFacts, Judging
@@ -159,9 +159,7 @@ def _grades(examples: Sequence[Example], judged: Judged) -> Iterator[GradeRow]:
                 yield GradeRow(
                     condition=condition,
                     language=language,
-                    value=or_null(found.value),
-                    low=or_null(found.low),
-                    high=or_null(found.high),
+                    **figures(found),
                     n=found.n,
                     ungraded=found.unscored,
                 )

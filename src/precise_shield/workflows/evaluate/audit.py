@@ -15,7 +15,7 @@ from precise_shield.align.losses import TrainBatch
 from precise_shield.align.sparse import applied, undo
 from precise_shield.align.spec import FitSpec
 from precise_shield.core.errors import EmptyCellError, ReceiptError
-from precise_shield.core.rates import or_null
+from precise_shield.core.rates import figures, or_null
 from precise_shield.core.records import Example
 from precise_shield.core.sites import FEED_FORWARD, NeuronSet
 from precise_shield.core.store import digest
@@ -214,9 +214,7 @@ def _row(
         hits=hits,
         n=rate.n,
         unscored=rate.unscored,
-        value=or_null(rate.value),
-        low=or_null(rate.low),
-        high=or_null(rate.high),
+        **figures(rate),
         change=None if name == ALIGNED else or_null(change.difference),
         change_low=None if name == ALIGNED else or_null(change.low),
         change_high=None if name == ALIGNED else or_null(change.high),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 
-from precise_shield.core.rates import Rate, or_null
+from precise_shield.core.rates import Estimate, Rate, figures, or_null
 from precise_shield.core.records import Example, Response, Verdict
 from precise_shield.core.summary import BreakdownRow, Condition, HeadlineRow, Headlines
 from precise_shield.core.summary.headlines import Figure
@@ -61,9 +61,7 @@ def _row(condition: str, figure: Figure, found: Company) -> HeadlineRow:
         condition=condition,
         figure=figure,
         where=found.where,
-        value=or_null(found.value),
-        low=or_null(found.low),
-        high=or_null(found.high),
+        **figures(found),
         n=found.n,
         unscored=found.unscored,
         least=or_null(found.least) if found.unscored else None,
@@ -229,7 +227,7 @@ def _part(
     every = list(column.values())
     rate = Rate(every.count(True), len(every) - every.count(None), every.count(None))
     size = effective_size([sum(v) for v in hits.values()], [len(v) for v in hits.values()])
-    low, high = rate.interval(effective=size if size < rate.judged else None)
+    interval = rate.interval(effective=size if size < rate.judged else None)
     return BreakdownRow(
         condition=condition,
         measure=measure,  # type: ignore[arg-type]
@@ -238,9 +236,7 @@ def _part(
         hits=rate.hits,
         n=rate.judged,
         unscored=rate.unscored,
-        value=or_null(rate.value),
-        low=or_null(low),
-        high=or_null(high),
+        **figures(Estimate(rate.value, *interval)),
         least=or_null(rate.bounds[0]),
         most=or_null(rate.bounds[1]),
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from precise_shield.core.parallel import crew
-from precise_shield.core.rates import or_null
+from precise_shield.core.rates import figures
 from precise_shield.core.records import Example, Label, Response, Verdict
 from precise_shield.core.summary import (
     Condition,
@@ -92,9 +92,7 @@ class Evaluation:
                     GapRow(
                         condition=condition.name,
                         contrast=contrast,
-                        value=or_null(gap.value),
-                        low=or_null(gap.low),
-                        high=or_null(gap.high),
+                        **figures(gap),
                     )
                 )
         return rows

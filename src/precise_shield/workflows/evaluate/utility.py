@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
-from precise_shield.core.rates import or_null
+from precise_shield.core.rates import figures
 from precise_shield.core.records import Example, Response
 from precise_shield.core.store import digest
 from precise_shield.core.summary import ComplianceRow, Condition, Utility, UtilityRow
@@ -165,9 +165,7 @@ def _row(condition: str, measure: str, language: str | None, found: Company) -> 
         condition=condition,
         measure=measure,  # type: ignore[arg-type]
         language=language,
-        value=or_null(found.value),
-        low=or_null(found.low),
-        high=or_null(found.high),
+        **figures(found),
         n=found.n,
         unscored=found.unscored,
     )
