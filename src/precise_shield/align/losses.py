@@ -43,6 +43,7 @@ class TrainBatch:
 
     @property
     def rows(self) -> int:
+        """Examples in the batch."""
         return len(self.labels)
 
     def to(self, device: torch.device) -> TrainBatch:

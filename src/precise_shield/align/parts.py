@@ -60,6 +60,7 @@ class LoraRows:
 
     @property
     def roles(self) -> tuple[Role, ...]:
+        """Projections that have rows to train: those a unit is made by, none that it writes to."""
         return ("gate", "up", "query", "key", "value")
 
 
@@ -81,6 +82,7 @@ class DirectUnits:
 
     @property
     def roles(self) -> tuple[Role, ...]:
+        """Projections whose slices train: the chosen parts, and whatever an attention unit owns."""
         return (*self.parts, *_ATTENTION)
 
 
@@ -138,6 +140,7 @@ def form_slices(bound: BoundModel, neurons: NeuronSet, form: Form) -> tuple[Unit
 
 
 def parameter_of(value: Tensor, like: Tensor, master: Master) -> nn.Parameter:
+    """`value` as what learns in `like`'s place: on its device, in its type or float32 at least."""
     like = seen(like)
     dtype = like.dtype if master == "weight" else torch.promote_types(like.dtype, torch.float32)
     return nn.Parameter(value.to(like.device, dtype))

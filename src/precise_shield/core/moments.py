@@ -164,6 +164,7 @@ class Pooled:
 
     @cached_property
     def count(self) -> Float[Tensor, "*draws 1"]:
+        """Rows that were taken."""
         return (self.take * self.moments.count).sum(-1, keepdim=True)
 
     def _averaged(self, values: Float[Tensor, "folds width"]) -> Float[Tensor, "*draws width"]:
@@ -171,18 +172,22 @@ class Pooled:
 
     @cached_property
     def mean(self) -> Float[Tensor, "*draws width"]:
+        """Mean activation."""
         return self._averaged(self.moments.mean)
 
     @cached_property
     def magnitude(self) -> Float[Tensor, "*draws width"]:
+        """Mean of the absolute activation."""
         return self._averaged(self.moments.magnitude)
 
     @cached_property
     def positive(self) -> Float[Tensor, "*draws width"]:
+        """Share of rows with an activation above 0."""
         return self._averaged(self.moments.positive)
 
     @cached_property
     def var(self) -> Float[Tensor, "*draws width"]:
+        """Unbiased variance, between the folds and within them."""
         mass, spread = self.take * self.moments.count, self.take @ self.moments.m2
         for fold in range(self.moments.folds):
             apart = (self.moments.mean[fold] - self.mean).square()

@@ -150,6 +150,7 @@ class Paired:
 
     @property
     def n(self) -> int:
+        """Prompts that are scored in both conditions."""
         return self.both + self.only_before + self.only_after + self.neither
 
     @property

@@ -107,6 +107,7 @@ class Example:
 
     @property
     def cell(self) -> Cell:
+        """Its language, modality and harm: what examples are counted and compared by."""
         return Cell(self.language, self.modality, self.harm)
 
 

@@ -83,6 +83,7 @@ class Stage:
 
     @property
     def done(self) -> bool:
+        """Whether the stage is complete on disk, whoever completed it; `reused` is of the start."""
         return (self.folder / "stage.json").is_file()
 
     def path(self, name: str) -> Path:

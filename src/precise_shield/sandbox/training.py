@@ -190,6 +190,7 @@ class Classroom:
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerFast:
+        """The text half of the processor."""
         tokenizer: PreTrainedTokenizerFast = self.processor.tokenizer
         return tokenizer
 

@@ -63,10 +63,12 @@ class Combo:
 
     @property
     def hazardous(self) -> bool:
+        """Whether it is to be refused: a dangerous action on an object of a hazard category."""
         return self.action.dangerous and self.thing.category is not None
 
     @property
     def kind(self) -> Kind:
+        """`twin` where action or object alone is a hazard's: topic-matched, and to be answered."""
         if self.hazardous:
             return "hazard"
         return "twin" if self.action.dangerous or self.thing.category is not None else "ordinary"

@@ -84,6 +84,7 @@ class GateFacts(Part):
 
     @property
     def broken(self) -> list[Limit]:
+        """Limits that are not kept, in the order in which they are stated."""
         return [limit for limit in self.limits if not limit.kept]
 
     @property

@@ -33,6 +33,7 @@ class BoundModel:
 
     @property
     def device(self) -> torch.device:
+        """Where a batch goes before a forward pass."""
         return self.model.device
 
     def only(self, keep: Iterable[Site]) -> BoundModel:

@@ -27,6 +27,7 @@ class State:
 
     @property
     def name(self) -> str:
+        """The condition's name: what its answers and figures are kept under."""
         return self.condition.name
 
 

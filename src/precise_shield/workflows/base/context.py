@@ -59,6 +59,7 @@ class Run:
 
     @property
     def store(self) -> RunStore:
+        """The stages in the run's folder."""
         return RunStore(self.folder)
 
     @cached_property

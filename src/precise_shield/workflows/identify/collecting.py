@@ -174,6 +174,7 @@ class Plan:
 
     @property
     def responses(self) -> list[str]:
+        """What each example is followed by; nothing where it has no target."""
         return [example.target or "" for example in self.examples]
 
     @property

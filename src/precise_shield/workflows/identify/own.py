@@ -40,6 +40,7 @@ class OwnRows:
 
     @property
     def main_arms(self) -> tuple[list[Example], list[Example]]:
+        """The rows that are contrasted: refused harmful requests, then answered benign ones."""
         return self.refused, self.answered
 
 

@@ -43,10 +43,12 @@ class Surgery:
 
     @cached_property
     def atlas(self) -> Atlas:
+        """The run's sets, identified if they were not."""
         return identify(self.run)
 
     @cached_property
     def matched(self) -> dict[Site, Float[Tensor, "width k"]]:
+        """What random sets have to match a unit in, site by site."""
         return features(self.run)
 
     @cached_property
@@ -105,6 +107,7 @@ class Panel:
 
     @cached_property
     def readout(self) -> FirstTokenReadout:
+        """The refusal readout over the harmful prompts, encoded once."""
         return first_token_readout(self.run, self.harmful)
 
     def read(self, states: Sequence[State]) -> list[PanelReading]:
