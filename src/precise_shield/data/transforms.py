@@ -188,18 +188,25 @@ def _drawn(text: str, row: Example, options: TransformOptions) -> Image.Image:
     )
 
 
+def _typed(
+    rows: Sequence[Example], options: TransformOptions, folder: Path, words: str, after: str = ""
+) -> Iterator[Example | Problem]:
+    """The request and what comes `after` it as a picture; `words` name what is said beside it."""
+
+    def work(row: Example) -> Example:
+        image = _drawn(row.prompt + after, row, options)
+        said = words_for(words, row.language, options)
+        return _written(row, image, folder, "typography", said)
+
+    return _each(rows, work)
+
+
 @TRANSFORMS.register("typography")
 def typography(
     rows: Sequence[Example], options: TransformOptions, folder: Path
 ) -> Iterator[Example | Problem]:
     """The request as a picture of its text (MM-SafetyBench's TYPO; Precise Shield's typography)."""
-
-    def work(row: Example) -> Example:
-        image = _drawn(row.prompt, row, options)
-        said = words_for("typography", row.language, options)
-        return _written(row, image, folder, "typography", said)
-
-    return _each(rows, work)
+    return _typed(rows, options, folder, "typography")
 
 
 @TRANSFORMS.register("figstep")
@@ -207,13 +214,7 @@ def figstep(
     rows: Sequence[Example], options: TransformOptions, folder: Path
 ) -> Iterator[Example | Problem]:
     """The request as the title of a list whose items 1 to 3 are empty (Gong et al. 2023)."""
-
-    def work(row: Example) -> Example:
-        image = _drawn(f"{row.prompt}\n1.\n2.\n3.", row, options)
-        said = words_for("figstep", row.language, options)
-        return _written(row, image, folder, "typography", said)
-
-    return _each(rows, work)
+    return _typed(rows, options, folder, "figstep", after="\n1.\n2.\n3.")
 
 
 @TRANSFORMS.register("mixed")

@@ -36,7 +36,7 @@ def advbench_x(options: SourceOptions) -> Loaded:
                     family="advbench",
                 )  # fmt: skip
         return gather.done()
-    rows = {file: _safety(file) for file in files}
+    rows = {file: _texts(file, "safety") for file in files}
     if len({len(prompts) for prompts in rows.values()}) > 1:
         sizes = {file.name: len(prompts) for file, prompts in rows.items()}
         raise DataError(f"files of {options.path} differ in their number of requests: {sizes}")
@@ -57,12 +57,12 @@ def _is_tag(name: str) -> bool:
     return len(name) in (2, 3) and name.isalpha() and name.islower()
 
 
-def _safety(file: Path) -> list[str]:
+def _texts(file: Path, key: str) -> list[str]:
     data = read_json(file)
-    prompts = data.get("safety") if isinstance(data, dict) else None
-    if not isinstance(prompts, list) or not all(isinstance(text, str) for text in prompts):
-        raise DataError(f'{file} is no object with a list of texts "safety"')
-    return prompts
+    texts = data.get(key) if isinstance(data, dict) else None
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise DataError(f'{file} is no object with a list of texts "{key}"')
+    return texts
 
 
 @SOURCES.register("xsafety")
@@ -265,7 +265,7 @@ def safety_tuned_llamas(options: SourceOptions) -> Loaded:
                 )
             continue
         harm, matched = _TUNED_HARM[part]
-        for place, prompt in enumerate(_instructions(files[part])):
+        for place, prompt in enumerate(_texts(files[part], "instructions")):
             gather.add(f"{part}:{place}", "en", harm, prompt, "test", place + 1, matched=matched)
     return gather.done()
 
@@ -279,11 +279,3 @@ _TUNED_HARM: Mapping[str, tuple[Harm, bool]] = {
     "I-PhysicalSafetyUnsafe": ("harmful", False),
     "Q-Harm": ("harmful", False),
 }
-
-
-def _instructions(file: Path) -> list[str]:
-    data = read_json(file)
-    texts = data.get("instructions") if isinstance(data, dict) else None
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise DataError(f'{file} is no object with a list of texts "instructions"')
-    return texts
