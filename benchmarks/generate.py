@@ -24,7 +24,8 @@ from precise_shield.core.records import Example
 from precise_shield.data.manifest import load as load_manifest
 from precise_shield.models.answers.generation import generate
 from precise_shield.models.inputs.encoding import encode
-from precise_shield.models.loading.model import LoadedModel, ModelSpec, load
+from precise_shield.models.loading.model import LoadedModel, load
+from precise_shield.models.loading.spec import ModelSpec
 from precise_shield.sandbox.manifest import write_manifest
 from precise_shield.workflows.base.embedded import MODELS
 

@@ -39,9 +39,9 @@ from identify_variants import (
 from torch import Tensor
 
 from precise_shield.core.sites import Site
-from precise_shield.identify.collect import Stats
 from precise_shield.identify.deactivation import Opened
 from precise_shield.identify.select import Selection, contrast
+from precise_shield.identify.stats import Stats
 from precise_shield.models.architecture.bind import BoundModel
 from precise_shield.models.passes.taps import tapped
 

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from precise_shield.core.records import Cell
 from precise_shield.core.sites import Site
-from precise_shield.identify.collect import Batch, Place, Stats, collect
+from precise_shield.identify.collect import Batch, collect
+from precise_shield.identify.stats import Place, Stats
 from precise_shield.models.architecture.bind import BoundModel, bind
 from precise_shield.models.passes.taps import tapped
 

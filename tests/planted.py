@@ -23,7 +23,8 @@ from torch import nn
 from precise_shield.core.records import Example
 from precise_shield.core.sites import NeuronSet, Site
 from precise_shield.models.loading.files import quiet
-from precise_shield.models.loading.model import LoadedModel, ModelSpec, load
+from precise_shield.models.loading.model import LoadedModel, load
+from precise_shield.models.loading.spec import ModelSpec
 
 SPECIAL = ["<|pad|>", "<|end|>", "<|user|>", "<|assistant|>"]
 TEMPLATE = (

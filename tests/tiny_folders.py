@@ -14,7 +14,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from precise_shield.core.records import Example
 from precise_shield.models.loading.files import quiet
-from precise_shield.models.loading.model import LoadedModel, ModelSpec, load
+from precise_shield.models.loading.model import LoadedModel, load
+from precise_shield.models.loading.spec import ModelSpec
 from tiny import MOE_CONFIGS, SEEING_CONFIGS, TEXT_CONFIGS, build
 
 SPECIAL = ("<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>")

@@ -30,9 +30,10 @@ from precise_shield.workflows.explain.explained import before_tuning
 from precise_shield.workflows.explain.headroom import headroom
 from precise_shield.workflows.explain.stage import explain
 from precise_shield.workflows.explore import explorer as explore
-from precise_shield.workflows.handing.deltas import apply, receipt_check, undo
+from precise_shield.workflows.handing.deltas import apply, undo
 from precise_shield.workflows.handing.export import Exported, export
 from precise_shield.workflows.handing.hub import push
+from precise_shield.workflows.handing.receipts import receipt_check
 from precise_shield.workflows.handing.results import export_results
 from precise_shield.workflows.identify.stage import Atlas, identify, load_atlas
 from precise_shield.workflows.plan.doctor import doctor

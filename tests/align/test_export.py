@@ -18,7 +18,8 @@ from precise_shield.align.receipt import StoredReceipt, make_receipt, seal
 from precise_shield.align.sparse import undo
 from precise_shield.core.errors import ReceiptError, StoreError
 from precise_shield.models.architecture.bind import bind
-from precise_shield.models.loading.model import ModelSpec, load
+from precise_shield.models.loading.model import load
+from precise_shield.models.loading.spec import ModelSpec
 from precise_shield.models.loading.weights import checked_fingerprint
 from tiny_folders import save_tiny, tiny_loaded, words
 

@@ -21,7 +21,7 @@ from precise_shield.cli.launch import Launch
 from precise_shield.core.errors import LaunchError, LostProcessError
 from precise_shield.core.moments import Moments
 from precise_shield.core.parallel import Crew, alone, crew
-from precise_shield.identify.collect import Stats
+from precise_shield.identify.stats import Stats
 from precise_shield.sandbox.manifest import write_manifest
 from precise_shield.workflows.base.config import parse_config
 from precise_shield.workflows.base.context import started

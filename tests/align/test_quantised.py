@@ -22,7 +22,8 @@ from precise_shield.core.errors import LoadingError, ReceiptError, UnsupportedMo
 from precise_shield.intervene.quantise import quantised
 from precise_shield.models.architecture.bind import bind
 from precise_shield.models.holding import packed as few
-from precise_shield.models.loading.model import ModelSpec, load
+from precise_shield.models.loading.model import load
+from precise_shield.models.loading.spec import ModelSpec
 from precise_shield.models.loading.weights import checked_fingerprint
 from precise_shield.models.passes.taps import lasting
 

@@ -17,11 +17,12 @@ from precise_shield.align.receipt import seal
 from precise_shield.align.sparse import no_silence, undo
 from precise_shield.core.errors import GateError, ReceiptError
 from precise_shield.models.architecture.bind import bind
-from precise_shield.models.loading.model import ModelSpec, load
+from precise_shield.models.loading.model import load
+from precise_shield.models.loading.spec import ModelSpec
 from precise_shield.workflows.align.arms import written
 from precise_shield.workflows.base.sections.model import ModelSection
-from precise_shield.workflows.handing.deltas import receipt_check
 from precise_shield.workflows.handing.deltas import undo as undo_on_disk
+from precise_shield.workflows.handing.receipts import receipt_check
 from tiny import IDS, TEXT
 from tiny_folders import TEMPLATE, words
 

@@ -24,7 +24,7 @@ from precise_shield.evaluate.judges import Judge
 from precise_shield.evaluate.local import LocalModel
 from precise_shield.evaluate.server import LONGEST_QUOTE, Pace
 from precise_shield.models.answers.asking import rendered
-from precise_shield.models.loading.model import ModelSpec
+from precise_shield.models.loading.spec import ModelSpec
 from precise_shield.workflows.answer.asked import identified
 
 GUARD = FORMATS["qwen3guard"]

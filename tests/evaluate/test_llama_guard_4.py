@@ -14,7 +14,7 @@ import tiny_folders
 from data.making import example
 from precise_shield.evaluate.formats import FORMATS
 from precise_shield.evaluate.local import LocalModel
-from precise_shield.models.loading.model import ModelSpec
+from precise_shield.models.loading.spec import ModelSpec
 
 TOKENS = (
     "<|image|>", "<|image_start|>", "<|image_end|>", "<|patch|>",

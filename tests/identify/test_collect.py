@@ -10,14 +10,8 @@ from precise_shield.core.errors import DataError, StoreError
 from precise_shield.core.moments import FIELDS
 from precise_shield.core.records import Cell
 from precise_shield.core.sites import Site
-from precise_shield.identify.collect import (
-    ACTIVATION,
-    Batch,
-    Quantity,
-    Stats,
-    collect,
-    state_bytes,
-)
+from precise_shield.identify.collect import ACTIVATION, Batch, Quantity, collect, state_bytes
+from precise_shield.identify.stats import Stats
 from precise_shield.models.architecture.bind import bind
 from precise_shield.models.passes.taps import tapped
 from tiny import inputs, tiny

@@ -8,7 +8,6 @@ from precise_shield.core.moments import FOLDS
 from precise_shield.core.ranking import average_ranks, spearman
 from precise_shield.core.records import Cell
 from precise_shield.core.sites import NeuronSet, Site
-from precise_shield.identify.collect import Place, Stats
 from precise_shield.identify.confidence import (
     agreement,
     blocks,
@@ -20,6 +19,7 @@ from precise_shield.identify.confidence import (
 )
 from precise_shield.identify.select import Selection, contrast, whole
 from precise_shield.identify.stability import bootstrap, halves, shuffled, usable_in_all
+from precise_shield.identify.stats import Place, Stats
 
 SITE = Site("text", 0)
 PLACE = ("en", "text")

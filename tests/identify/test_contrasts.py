@@ -6,7 +6,6 @@ import torch
 from precise_shield.core.errors import ConfigError, DataError, EmptySetError
 from precise_shield.core.records import Cell
 from precise_shield.core.sites import NeuronSet, Site
-from precise_shield.identify.collect import Place, Stats
 from precise_shield.identify.crossed import ANSWER, COMPLIED, REFUSAL, REFUSED, further
 from precise_shield.identify.select import (
     Contrast,
@@ -18,6 +17,7 @@ from precise_shield.identify.select import (
     universal,
 )
 from precise_shield.identify.stability import bootstrap, drawn_sets, shuffled
+from precise_shield.identify.stats import Place, Stats
 
 LOW, HIGH = Site("text", 0), Site("text", 1)
 PLACE = ("en", "text")

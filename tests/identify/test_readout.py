@@ -6,8 +6,8 @@ import torch
 import tiny
 from precise_shield.core.records import Cell
 from precise_shield.core.sites import NeuronSet, Site
-from precise_shield.identify.collect import Place, Stats
 from precise_shield.identify.readout import Asked, Picked, drivers, strongest, written
+from precise_shield.identify.stats import Place, Stats
 from precise_shield.models.architecture.bind import bind
 from precise_shield.models.passes.taps import tapped
 from precise_shield.models.readings.lens import direct_logits, token_text

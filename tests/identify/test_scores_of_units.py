@@ -6,11 +6,12 @@ import torch
 from precise_shield.core.errors import UnsupportedModelError
 from precise_shield.core.records import Cell
 from precise_shield.core.sites import Site
-from precise_shield.identify.collect import Batch, Place, Stats
+from precise_shield.identify.collect import Batch
 from precise_shield.identify.deactivation import deactivate
 from precise_shield.identify.importance import top_for_harmful
 from precise_shield.identify.passes import ATTRIBUTION, SNIP, WANDA
 from precise_shield.identify.select import Selection, contrast, universal
+from precise_shield.identify.stats import Place, Stats
 from precise_shield.models.architecture.bind import bind
 from precise_shield.models.passes.taps import tapped
 from precise_shield.models.readings.head import hidden_states

@@ -7,7 +7,6 @@ from precise_shield.core.errors import ConfigError, EmptySetError
 from precise_shield.core.moments import FOLDS
 from precise_shield.core.records import Cell
 from precise_shield.core.sites import NeuronSet, Site
-from precise_shield.identify.collect import Place, Stats
 from precise_shield.identify.scores import SCORES
 from precise_shield.identify.select import (
     Selection,
@@ -18,6 +17,7 @@ from precise_shield.identify.select import (
     top,
 )
 from precise_shield.identify.stability import bootstrap, halves, shuffled, split_half
+from precise_shield.identify.stats import Place, Stats
 
 SITE = Site("text", 0)
 PLACE = ("en", "text")

@@ -12,16 +12,8 @@ from precise_shield.core.errors import DataError, StoreError, UserError
 from precise_shield.core.moments import FIELDS
 from precise_shield.core.records import Cell
 from precise_shield.core.sites import Site
-from precise_shield.identify.collect import (
-    ACTIVATION,
-    Batch,
-    Place,
-    Quantity,
-    Stats,
-    empty,
-    progress_of,
-    state_bytes,
-)
+from precise_shield.identify.collect import ACTIVATION, Batch, Quantity, empty, state_bytes
+from precise_shield.identify.stats import Place, Stats, progress_of
 from precise_shield.identify.streaming import Checkpoint, fitting_batch, stream
 from precise_shield.models.architecture.bind import bind
 from precise_shield.models.passes.batching import largest_fitting

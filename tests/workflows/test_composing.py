@@ -14,8 +14,9 @@ from precise_shield.core.summary import GateFacts
 from precise_shield.workflows.align.arms import Arm
 from precise_shield.workflows.align.sealing import sealed
 from precise_shield.workflows.base.sections.model import ModelSection
-from precise_shield.workflows.handing.deltas import apply, receipt_check, undo
+from precise_shield.workflows.handing.deltas import apply, undo
 from precise_shield.workflows.handing.export import card_of, export, passport
+from precise_shield.workflows.handing.receipts import receipt_check
 
 
 def section(folder):

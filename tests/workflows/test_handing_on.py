@@ -20,13 +20,15 @@ from precise_shield.cli import main
 from precise_shield.core.errors import ConfigError, GateError, ReceiptError, StoreError
 from precise_shield.core.summary import Condition
 from precise_shield.evaluate.bootstrap import grouped_difference
-from precise_shield.models.loading.model import ModelSpec, load
+from precise_shield.models.loading.model import load
+from precise_shield.models.loading.spec import ModelSpec
 from precise_shield.workflows.align import gate
 from precise_shield.workflows.align.gate import require_gate
 from precise_shield.workflows.base.sections.model import ModelSection
 from precise_shield.workflows.base.summary_file import read_summary
-from precise_shield.workflows.handing.deltas import apply, receipt_check, undo
+from precise_shield.workflows.handing.deltas import apply, undo
 from precise_shield.workflows.handing.export import arm_of, export, measured_table
+from precise_shield.workflows.handing.receipts import receipt_check
 
 
 def section(folder, **more):

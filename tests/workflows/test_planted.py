@@ -10,9 +10,9 @@ from precise_shield.core.controls import matched_random
 from precise_shield.core.records import Cell
 from precise_shield.core.sites import NeuronSet, Site
 from precise_shield.evaluate.roles import verdicts
-from precise_shield.identify.collect import Stats
 from precise_shield.identify.scores import SCORES
 from precise_shield.identify.select import Selection, contrast
+from precise_shield.identify.stats import Stats
 from precise_shield.identify.streaming import stream
 from precise_shield.intervene.edits import intervening, suppress
 from precise_shield.models.architecture.bind import bind

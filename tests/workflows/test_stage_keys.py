@@ -10,7 +10,8 @@ import pytest
 
 import tiny_folders
 from data.making import example
-from precise_shield.models.loading.model import ModelSpec, load
+from precise_shield.models.loading.model import load
+from precise_shield.models.loading.spec import ModelSpec
 from precise_shield.workflows.base.config import parse_config
 from precise_shield.workflows.base.context import Run
 

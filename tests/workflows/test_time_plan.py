@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from precise_shield.cli import app
 from precise_shield.core.errors import ConfigError
 from precise_shield.data.manifest import Loaded
-from precise_shield.identify.collect import Stats
+from precise_shield.identify.stats import Stats
 from precise_shield.models.inputs.encoding import encode
 from precise_shield.models.loading.weights import checked_fingerprint
 from precise_shield.workflows.base.config import parse_config

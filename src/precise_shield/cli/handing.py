@@ -124,7 +124,7 @@ def receipt_check(
     ] = None,
 ) -> None:
     """Check on disk that an alignment changed its neurons' weights and nothing else."""
-    from precise_shield.workflows.handing.deltas import receipt_check as work
+    from precise_shield.workflows.handing.receipts import receipt_check as work
 
     given = None if model is None else options.section(model)
     for line in work(path, given):

@@ -12,7 +12,8 @@ from precise_shield.core.errors import LoadingError
 from precise_shield.evaluate.asking import OnReply
 from precise_shield.evaluate.formats import Format, Question
 from precise_shield.models.answers.asking import complete, rendered
-from precise_shield.models.loading.model import LoadedModel, ModelSpec, load
+from precise_shield.models.loading.model import LoadedModel, load
+from precise_shield.models.loading.spec import ModelSpec
 
 
 @dataclass(frozen=True)

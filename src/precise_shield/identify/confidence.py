@@ -13,7 +13,6 @@ from torch import Tensor
 from precise_shield.core.masks import Masks, mean_where_known
 from precise_shield.core.ranking import spearman
 from precise_shield.core.sites import NeuronSet, Site
-from precise_shield.identify.collect import Stats
 from precise_shield.identify.scores import SCORES
 from precise_shield.identify.select import (
     Contrast,
@@ -24,6 +23,7 @@ from precise_shield.identify.select import (
     contrast,
     whole,
 )
+from precise_shield.identify.stats import Stats
 
 BLOCK_BYTES = 2**28
 """Draws are taken in blocks whose masks take about this much memory."""

@@ -17,8 +17,8 @@ from precise_shield.core.masks import Masks
 from precise_shield.core.moments import FOLDS, Moments, Pooled
 from precise_shield.core.records import Cell, Modality
 from precise_shield.core.sites import Site
-from precise_shield.identify.collect import Position, Stats
 from precise_shield.identify.scores import SCORES
+from precise_shield.identify.stats import Position, Stats
 
 Place = tuple[str, Modality]
 """A language and a modality: both harms of it make one contrast."""

@@ -7,9 +7,9 @@ from functools import reduce
 from operator import or_
 
 from precise_shield.core.records import HARMS, Cell
-from precise_shield.identify.collect import Stats
 from precise_shield.identify.scores import SCORES
 from precise_shield.identify.select import Contrast, Part, Place, S, Selection
+from precise_shield.identify.stats import Stats
 
 REFUSAL, ANSWER = "@refusal", "@answer"
 """The two responses that every prompt is read with: a refusal, and an answer or its beginning."""

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from precise_shield.core.records import HARMS, Cell
 from precise_shield.core.sites import NeuronSet, Site
-from precise_shield.identify.collect import Stats
 from precise_shield.identify.contrasts import top_of
 from precise_shield.identify.scores import SCORES
 from precise_shield.identify.select import Place, Selection
+from precise_shield.identify.stats import Stats
 
 
 def importance(

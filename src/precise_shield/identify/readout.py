@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from precise_shield.core.sites import NeuronSet, Site
-from precise_shield.identify.collect import Position, Stats
+from precise_shield.identify.stats import Position, Stats
 from precise_shield.models.architecture.bind import BoundModel
 from precise_shield.models.holding.held import without_gradients
 from precise_shield.models.passes.taps import tapped

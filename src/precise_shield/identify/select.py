@@ -12,7 +12,6 @@ from precise_shield.core.masks import Masks
 from precise_shield.core.moments import Pooled
 from precise_shield.core.registry import suggestion
 from precise_shield.core.sites import NeuronSet, Site
-from precise_shield.identify.collect import Stats
 from precise_shield.identify.contrasts import (
     Contrast,
     Draws,
@@ -24,6 +23,7 @@ from precise_shield.identify.contrasts import (
     universal,
     whole,
 )
+from precise_shield.identify.stats import Stats
 
 __all__ = [
     "Contrast",

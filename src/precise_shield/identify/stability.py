@@ -10,10 +10,10 @@ from torch import Tensor
 
 from precise_shield.core.masks import Masks, mean_where_known
 from precise_shield.core.moments import FOLDS
-from precise_shield.identify.collect import Stats
 from precise_shield.identify.confidence import usable
 from precise_shield.identify.crossed import further, with_complied
 from precise_shield.identify.select import Draws, Place, Selection, contrast, masks, named_sets
+from precise_shield.identify.stats import Stats
 
 
 def _arms(harmful: Float[Tensor, "draws folds"], benign: Float[Tensor, "draws folds"]) -> Draws:

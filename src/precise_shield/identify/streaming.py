@@ -9,17 +9,8 @@ from pathlib import Path
 
 from precise_shield.core.errors import StoreError
 from precise_shield.core.records import Cell
-from precise_shield.identify.collect import (
-    ACTIVATION,
-    POSITIONS,
-    Batch,
-    Position,
-    Quantity,
-    Stats,
-    empty,
-    progress_of,
-    step,
-)
+from precise_shield.identify.collect import ACTIVATION, Batch, Quantity, empty, step
+from precise_shield.identify.stats import POSITIONS, Position, Stats, progress_of
 from precise_shield.models.architecture.bind import BoundModel
 from precise_shield.models.holding.held import is_sharded
 from precise_shield.models.passes.batching import backing_off, largest_fitting

@@ -15,8 +15,9 @@ from precise_shield.models.answers.generation import generate
 from precise_shield.models.architecture.bind import bind
 from precise_shield.models.inputs.encoding import encode
 from precise_shield.models.loading import model as loading
-from precise_shield.models.loading.model import ModelSpec, load
+from precise_shield.models.loading.model import load
 from precise_shield.models.loading.processors import NoVideo, image_only, needs_video
+from precise_shield.models.loading.spec import ModelSpec
 from tiny import TEXT_CONFIGS
 from tiny_folders import EYES, example, save_tiny
 

@@ -1,4 +1,4 @@
-"""Load a model with everything it needs to be asked something, or say in a sentence why not."""
+"""A model with everything it needs to be asked something, or a sentence that says why not."""
 
 from __future__ import annotations
 
@@ -11,11 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import (
-    CONFIG_MAPPING,
-    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
-    AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -30,47 +27,13 @@ from precise_shield.models.holding.held import (
     entrance_of,
     share_blocks,
 )
-from precise_shield.models.holding.packed import Bits, adopt, check_packing, check_stored, packing
+from precise_shield.models.holding.packed import adopt, check_packing, check_stored, packing
 from precise_shield.models.loading.files import Source, check_weights, first_line, locate, quiet
-from precise_shield.models.loading.processors import load_processor, reading_digest
+from precise_shield.models.loading.processors import reading_digest
+from precise_shield.models.loading.reader import ends_of, template_of, words_of
+from precise_shield.models.loading.spec import ModelSpec, read_config, sees
 from precise_shield.models.loading.weights import checked_fingerprint
 from precise_shield.models.passes.taps import lasting
-
-_PROBE = "precise"
-
-
-@dataclass(frozen=True)
-class ModelSpec:
-    """Which model to load, and how."""
-
-    path: str
-    """A local folder, a local .gguf file, or an id on the Hugging Face hub."""
-
-    revision: str | None = None
-    """Commit, tag or branch on the hub; None takes the default branch."""
-
-    gguf_file: str | None = None
-    """Name of a .gguf file inside the folder or hub repository."""
-
-    dtype: str = "auto"
-    """Weight type: auto (as stored), float32, bfloat16 or float16."""
-
-    device: str = "auto"
-    """auto takes cuda before mps before cpu."""
-
-    shard: bool = False
-    """Spread the language model's blocks over the processes of the launch."""
-
-    device_map: str | dict[str, int | str] | None = None
-    """Where each part goes, in accelerate's words; None puts all on `device`."""
-
-    max_memory: dict[int | str, int | str] | None = None
-    quantise: Bits | None = None
-    """Hold the projections in 4 or 8 bits (bitsandbytes); they are read, and never written."""
-
-    trust_remote_code: bool = False
-    chat_template: Path | None = None
-    """A Jinja file to use in place of the model's own chat template."""
 
 
 @dataclass
@@ -120,32 +83,6 @@ class LoadedModel:
         return int(self.model.config.image_token_id) if self.has_images else None
 
 
-@dataclass(frozen=True)
-class Reader:
-    """What stands between words or pictures and a model: all of it but the weights."""
-
-    tokenizer: PreTrainedTokenizerBase
-    processor: ProcessorMixin | None
-    """None for a model that sees no pictures."""
-
-    template: str
-    """Source of the Jinja chat template in use."""
-
-
-def reader(spec: ModelSpec) -> Reader:
-    """Tokenizer, processor and chat template of a model; of the hub only small files are fetched.
-
-    Raises:
-        LoadingError: one of them is missing or does not load.
-    """
-    with quiet():
-        source = locate(spec.path, spec.revision, spec.gguf_file)
-        config = read_config(source, spec, searched=False)
-        source = source.fetched(spec.trust_remote_code, weights=False)
-        tokenizer, processor = _words(source, config, spec)
-        return Reader(tokenizer, processor, _template(source, spec, tokenizer, processor))
-
-
 def load(spec: ModelSpec, *, searched: bool = True) -> LoadedModel:
     """Load a model, its tokenizer and, where it has eyes, its processor.
 
@@ -171,9 +108,9 @@ def load(spec: ModelSpec, *, searched: bool = True) -> LoadedModel:
         check_stored(config, spec.quantise)
         source = source.fetched(spec.trust_remote_code)
         check_weights(source)
-        tokenizer, processor = _words(source, config, spec)
+        tokenizer, processor = words_of(source, config, spec)
         reading = reading_digest(tokenizer, processor)
-        template = _template(source, spec, tokenizer, processor)
+        template = template_of(source, spec, tokenizer, processor)
         model = _model(source, config, spec, dtype)
         if spec.quantise is not None:
             lasting({one: few.path for one, few in adopt(model).items()})
@@ -185,7 +122,7 @@ def load(spec: ModelSpec, *, searched: bool = True) -> LoadedModel:
             nn.Module.to(model, device)
         elif spec.device_map is not None:
             device = entrance_of(model)
-    end_id, stop_ids = _ends(source, model, tokenizer, processor, template)
+    end_id, stop_ids = ends_of(source, model, tokenizer, processor, template)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = str(tokenizer.convert_ids_to_tokens(end_id))
     return LoadedModel(
@@ -232,86 +169,6 @@ def _dtype(name: str) -> torch.dtype | str:
     if name not in types:
         raise LoadingError(f"no dtype {name!r}; use auto, {', '.join(types)}.")
     return types[name]
-
-
-def read_config(source: Source, spec: ModelSpec, *, searched: bool = True) -> PreTrainedConfig:
-    """Read a configuration; nothing of the weights is touched, or fetched, except a GGUF.
-
-    Raises:
-        UnsupportedModelError: the layout table has no row for the architecture.
-        LoadingError: there is no configuration, or a damaged one.
-    """
-    where: dict[str, Any] = {"revision": spec.revision} if source.remote else {}
-    if source.gguf_file is not None:
-        where["gguf_file"] = source.gguf_file
-    try:
-        raw, _ = PreTrainedConfig.get_config_dict(source.name, **where)
-        if "model_type" not in raw:
-            raise OSError("there is no config.json that names a model_type")
-        if searched:
-            layouts_for(raw["model_type"])
-        config: PreTrainedConfig
-        if source.gguf_file is not None:  # reading a GGUF's header takes seconds: once is enough
-            config = CONFIG_MAPPING[raw["model_type"]].from_dict(raw)
-        else:
-            config = AutoConfig.from_pretrained(
-                source.name, trust_remote_code=spec.trust_remote_code, **where
-            )
-    except (OSError, ImportError, ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, ValueError) and "not supported yet" in str(error):
-            raise UnsupportedModelError(f"{spec.path}: {first_line(error)}") from None
-        raise LoadingError(
-            f"{spec.path}: no readable model configuration ({first_line(error)}). Give a folder"
-            " with a config.json, a .gguf file, or a model id that the hub or its cache has."
-        ) from None
-    return config
-
-
-def sees(config: PreTrainedConfig) -> bool:
-    """Whether a model of this configuration has a vision tower."""
-    return "vision_config" in config.to_dict()
-
-
-def _words(
-    source: Source, config: PreTrainedConfig, spec: ModelSpec
-) -> tuple[PreTrainedTokenizerBase, ProcessorMixin | None]:
-    if sees(config):
-        processor = load_processor(source.folder, config, trust_remote_code=spec.trust_remote_code)
-        return processor.tokenizer, processor
-    extra = {} if source.gguf_file is None else {"gguf_file": source.gguf_file}
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            source.folder, trust_remote_code=spec.trust_remote_code, **extra
-        )
-    except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
-        raise LoadingError(
-            f"{spec.path}: the tokenizer does not load ({first_line(error)}). Put tokenizer.json"
-            " and tokenizer_config.json beside the weights."
-        ) from None
-    return tokenizer, None
-
-
-def _template(
-    source: Source,
-    spec: ModelSpec,
-    tokenizer: PreTrainedTokenizerBase,
-    processor: ProcessorMixin | None,
-) -> str:
-    if spec.chat_template is not None:
-        try:
-            return spec.chat_template.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise LoadingError(f"chat_template {spec.chat_template}: {error}") from None
-    found = None if processor is None else processor.chat_template
-    found = found or tokenizer.chat_template
-    if isinstance(found, dict):
-        found = found.get("default")
-    if not isinstance(found, str):
-        raise LoadingError(
-            f"{spec.path}: the model has no chat template, so it is unclear how a user's words"
-            " reach it. It may be a base model; pass chat_template, the path of a Jinja file."
-        )
-    return found
 
 
 def _model(
@@ -364,30 +221,3 @@ def _forget_gguf(model: PreTrainedModel) -> None:
     for mark in ("is_quantized", "quantization_method", "hf_quantizer"):
         model.__dict__.pop(mark, None)
     model.config.__dict__.pop("quantization_config", None)
-
-
-def _ends(
-    source: Source,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    processor: ProcessorMixin | None,
-    template: str,
-) -> tuple[int, tuple[int, ...]]:
-    """The token that the template puts after an answer, and all at which to stop."""
-    stops: set[int] = set()
-    for found in (model.generation_config.eos_token_id, tokenizer.eos_token_id):
-        if found is not None:
-            stops |= set(found) if isinstance(found, list) else {found}
-    say: Any = _PROBE if processor is None else [{"type": "text", "text": _PROBE}]
-    turns = [{"role": role, "content": say} for role in ("user", "assistant")]
-    text = str(tokenizer.apply_chat_template(turns, chat_template=template, tokenize=False))
-    tail = tokenizer(text.rpartition(_PROBE)[2], add_special_tokens=False)["input_ids"]
-    written = tokenizer.added_tokens_decoder.items()
-    special = stops | {number for number, token in written if token.special}
-    end = next((token for token in tail if token in special), tokenizer.eos_token_id)
-    if end is None:
-        raise LoadingError(
-            f"{source.name}: neither the chat template nor the tokenizer says how an answer ends;"
-            " set eos_token in tokenizer_config.json."
-        )
-    return int(end), tuple(sorted({*stops, int(end)}))

@@ -16,7 +16,7 @@ from transformers import (
 from precise_shield.core.errors import LoadingError
 from precise_shield.models.architecture.layouts import layouts_for
 from precise_shield.models.loading.files import first_line, locate, quiet
-from precise_shield.models.loading.model import ModelSpec, read_config, sees
+from precise_shield.models.loading.spec import ModelSpec, read_config, sees
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ from precise_shield.core.records import Cell
 from precise_shield.core.sites import NeuronSet, Site
 from precise_shield.core.store import Stage, digest
 from precise_shield.core.summary import Condition
-from precise_shield.identify.collect import Stats
 from precise_shield.identify.crossed import COMPLIED, REFUSED
 from precise_shield.identify.select import Contrast, Part, evaluate, require
+from precise_shield.identify.stats import Stats
 from precise_shield.intervene.edits import damp, intervening
 from precise_shield.workflows.align.arms import FILES, Arm, keep, read_arm, recipe_of, written
 from precise_shield.workflows.answer.states import State

@@ -8,8 +8,8 @@ from dataclasses import replace
 from itertools import product
 
 from precise_shield.core.atlas import Atlas
-from precise_shield.identify.collect import Stats
 from precise_shield.identify.select import evaluate, require
+from precise_shield.identify.stats import Stats
 from precise_shield.workflows.align.arms import Settings, configured
 from precise_shield.workflows.align.plans import Plan, arm_names, plans
 from precise_shield.workflows.base.context import Run

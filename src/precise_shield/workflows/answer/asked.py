@@ -17,7 +17,7 @@ from precise_shield.evaluate.formats import FORMATS, Format, rubric_format, toke
 from precise_shield.evaluate.judges import JUDGES
 from precise_shield.evaluate.local import LocalModel
 from precise_shield.evaluate.server import Server
-from precise_shield.models.loading.model import ModelSpec
+from precise_shield.models.loading.spec import ModelSpec
 from precise_shield.workflows.base.config import Config
 from precise_shield.workflows.base.sections.judges import JudgeModelSection
 from precise_shield.workflows.base.sections.servers import ServerSection

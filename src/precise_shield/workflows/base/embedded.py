@@ -8,7 +8,7 @@ from precise_shield import sandbox
 from precise_shield.core.store import readable_errors
 from precise_shield.data.manifest import Loaded, load
 from precise_shield.data.sources import SOURCES, SourceOptions, limited
-from precise_shield.models.loading.model import ModelSpec
+from precise_shield.models.loading.spec import ModelSpec
 from precise_shield.sandbox.manifest import write_manifest
 from precise_shield.workflows.base.sections.model import ModelSection
 

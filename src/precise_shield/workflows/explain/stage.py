@@ -11,7 +11,6 @@ from precise_shield.core.rates import or_null
 from precise_shield.core.sites import NeuronSet, Site
 from precise_shield.core.store import Stage
 from precise_shield.core.summary import CurvePoint, NeuronFacts, Overlap, SetFacts
-from precise_shield.identify.collect import Stats
 from precise_shield.identify.scores import SCORES
 from precise_shield.identify.select import Selection, contrast, evaluate
 from precise_shield.identify.stability import (
@@ -22,6 +21,7 @@ from precise_shield.identify.stability import (
     split_half,
     usable_in_all,
 )
+from precise_shield.identify.stats import Stats
 from precise_shield.workflows.base.context import Run
 from precise_shield.workflows.identify.collecting import collect_stats
 from precise_shield.workflows.identify.confidence import confidence

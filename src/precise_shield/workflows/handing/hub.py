@@ -27,7 +27,7 @@ from precise_shield.core.store import read_json, readable_errors
 from precise_shield.core.summary import GateFacts
 from precise_shield.models.loading.files import first_line
 from precise_shield.workflows.align.sealing import must_be_of, must_hold
-from precise_shield.workflows.handing.deltas import passport_of, read_delta
+from precise_shield.workflows.handing.delta_files import passport_of, read_delta
 from precise_shield.workflows.handing.stamp import GATE, SPOKEN_FOR, file_hash, stamp
 
 Pushable = Literal["model", "adapter", "delta", "low-rank delta", "atlas"]

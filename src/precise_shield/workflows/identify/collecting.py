@@ -17,17 +17,10 @@ from precise_shield.core.records import HARMS, Cell, Example
 from precise_shield.core.store import Stage, digest
 from precise_shield.core.summary import OwnResponses
 from precise_shield.data.contrast import fold_of, require_cells
-from precise_shield.identify.collect import (
-    ACTIVATION,
-    POSITIONS,
-    Batch,
-    Position,
-    Quantity,
-    Stats,
-    state_bytes,
-)
+from precise_shield.identify.collect import ACTIVATION, Batch, Quantity, state_bytes
 from precise_shield.identify.crossed import COMPLIED, REFUSED
 from precise_shield.identify.scores import SCORES
+from precise_shield.identify.stats import POSITIONS, Position, Stats
 from precise_shield.identify.streaming import fitting_batch, stream
 from precise_shield.models.architecture.pictures import picture_rows
 from precise_shield.models.inputs.encoding import IGNORED, Encoded, encode, lengths, plan

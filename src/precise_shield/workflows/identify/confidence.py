@@ -12,7 +12,6 @@ from precise_shield.core.rates import or_null
 from precise_shield.core.store import Stage
 from precise_shield.core.summary import Confidence, ScoreAgreement, SetConfidence, Spread
 from precise_shield.evaluate.statistics import holm
-from precise_shield.identify.collect import Stats
 from precise_shield.identify.confidence import (
     Pair,
     Sureness,
@@ -27,6 +26,7 @@ from precise_shield.identify.confidence import (
 from precise_shield.identify.scores import SCORES
 from precise_shield.identify.select import Place, evaluate
 from precise_shield.identify.stability import bootstrap, drawn_sets
+from precise_shield.identify.stats import Stats
 from precise_shield.workflows.base.context import Run
 from precise_shield.workflows.identify.stage import Atlas, selection
 

@@ -11,9 +11,9 @@ from precise_shield.core.ranking import spearman
 from precise_shield.core.rates import or_null
 from precise_shield.core.records import Cell
 from precise_shield.core.summary import LocalAgreement
-from precise_shield.identify.collect import Place, Stats
 from precise_shield.identify.scores import EXACT, LOCAL, SCORES
 from precise_shield.identify.select import top
+from precise_shield.identify.stats import Place, Stats
 from precise_shield.workflows.base.context import Run
 from precise_shield.workflows.identify.stage import Atlas
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from precise_shield.core.errors import ConfigError
 from precise_shield.core.parallel import Crew, crew
 from precise_shield.core.store import Stage
-from precise_shield.identify.collect import progress_of
+from precise_shield.identify.stats import progress_of
 from precise_shield.identify.streaming import Checkpoint
 
 Parts = list[list[int]]

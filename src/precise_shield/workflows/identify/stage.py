@@ -13,7 +13,6 @@ from precise_shield.core.errors import DataError
 from precise_shield.core.records import HARMS, Cell
 from precise_shield.core.sites import NeuronSet, Site
 from precise_shield.core.store import Stage
-from precise_shield.identify.collect import Stats
 from precise_shield.identify.crossed import further, with_complied
 from precise_shield.identify.scores import SCORES
 from precise_shield.identify.select import (
@@ -26,6 +25,7 @@ from precise_shield.identify.select import (
     named_sets,
     require,
 )
+from precise_shield.identify.stats import Stats
 from precise_shield.workflows.base.context import Run
 from precise_shield.workflows.identify.collecting import collect_stats
 

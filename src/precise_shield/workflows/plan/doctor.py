@@ -15,8 +15,9 @@ from precise_shield.core.moments import FOLDS
 from precise_shield.core.sites import FEED_FORWARD, Tower
 from precise_shield.models.architecture.bind import BoundModel, bind, kinds_of
 from precise_shield.models.architecture.layouts import layouts_for
-from precise_shield.models.loading.model import ModelSpec, load, pick_device
+from precise_shield.models.loading.model import load, pick_device
 from precise_shield.models.loading.skeleton import skeleton
+from precise_shield.models.loading.spec import ModelSpec
 from precise_shield.workflows.base.config import Config
 from precise_shield.workflows.base.embedded import spec_of
 from precise_shield.workflows.base.sections.model import ModelSection

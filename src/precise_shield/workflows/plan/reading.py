@@ -8,7 +8,8 @@ from jinja2 import TemplateError
 from transformers import PreTrainedConfig
 
 from precise_shield.core.errors import UserError
-from precise_shield.models.loading.model import ModelSpec, Reader, reader
+from precise_shield.models.loading.reader import Reader, reader
+from precise_shield.models.loading.spec import ModelSpec
 
 _ASKED, _SAID, _TOLD = "<your words>", "<its answer>", "<a system prompt>"
 
