@@ -1,12 +1,14 @@
 """A claim is judged by its effect beyond its control, or not at all where nothing could show."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from precise_shield.core.summary import Condition, NeuronFacts, RateRow, SetFacts
 from precise_shield.evaluate.bootstrap import GroupedDifference
 from precise_shield.workflows.base.config import parse_config
 from precise_shield.workflows.base.sections.align import ZeroShotSection
-from precise_shield.workflows.claims.groups import resourced, sides_apart
+from precise_shield.workflows.claims.groups import resourced, sides_apart, uneven
 from precise_shield.workflows.claims.papers import _suppression, _tuning, _unseen, sign_of
 from precise_shield.workflows.evaluate.stage import Evaluation
 
@@ -120,6 +122,34 @@ def test_uneven_refusal_is_judged_by_an_interval_over_whole_groups():
     one = sides_apart({"n0": False, "n1": None}, {"f0": True}, groups)
     assert (one.difference, one.unscored) == (1.0, 1)
     assert one.low != one.low
+
+
+@pytest.mark.parametrize(
+    ("near", "far", "verdict", "says"),
+    [
+        ("s" * 8, "s" * 8, "not testable", "0.0% [0.0%, 32.4%] (n=8) elsewhere: unscored=0. No at"),
+        ("u" * 8, "u" * 8, "not testable", "100.0% [67.6%, 100.0%] (n=8) in en/zh text"),
+        ("s" * 8, "?" * 8, "not testable", "undefined (n=0) elsewhere"),
+        ("s" * 8, "u" * 8, "holds", "+100.0 points [+100.0, +100.0], unscored=0"),
+        ("s" * 8, "sssu????", "unclear", "+25.0 points [+0.0, "),
+        ("uuuusssu", "s" * 8, "does not hold", "-62.5 points ["),
+    ],
+)
+def test_where_nowhere_falls_short_nothing_could_carry_over(near, far, verdict, says):
+    words = {"s": "refusal", "u": "unsafe", "?": "unclear"}
+    rows = [
+        (SimpleNamespace(id=f"{language}{i}", group=str(i), language=language,
+                                 modality="text", harm="harmful"), words[letter])
+        for language, letters in (("en", near), ("sw", far)) for i, letter in enumerate(letters)
+    ]  # fmt: skip
+    made = found({}, {})
+    object.__setattr__(made, "examples", [row for row, _ in rows])
+    verdicts = [SimpleNamespace(example=row.id, label=label) for row, label in rows]
+    object.__setattr__(made, "verdicts", {"base": verdicts})
+    config = parse_config("{model: {path: x}, data: {sources: [{source: sandbox}]}}")
+    (claim,) = uneven(config, made)
+    assert claim.verdict == verdict
+    assert says in claim.measured
 
 
 @pytest.mark.parametrize(

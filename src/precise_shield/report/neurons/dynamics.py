@@ -24,11 +24,11 @@ def influence_figure(view: View) -> Figure | None:
     found = view.summary.explained.influence
     if found is None or len(found.layers) < 2:
         return None
-    bands = _bands(found.layers)
-    both = [_banded(matrix, bands) for matrix in (found.moved, found.random_moved)]
-    change = [_banded(matrix, bands) for matrix in (found.change, found.random_change)]
+    bands = bands_of(found.layers)
+    both = [banded(matrix, bands) for matrix in (found.moved, found.random_moved)]
+    change = [banded(matrix, bands) for matrix in (found.change, found.random_change)]
     top = max((abs(v) for grid in both for row in grid for v in row if isfinite(v)), default=0.0)
-    names = [_band_name(found.layers, band) for band in bands]
+    names = [band_name(found.layers, band) for band in bands]
     titles = ("safety neurons silenced", f"random neurons silenced, mean of {found.random_sets}")
     panels = tuple(
         Panel(title, _map(title, names, grid, other, top))
@@ -46,18 +46,19 @@ def influence_figure(view: View) -> Figure | None:
     )
 
 
-def _bands(layers: Sequence[int]) -> list[list[int]]:
+def bands_of(layers: Sequence[int]) -> list[list[int]]:
     """Positions of neighbouring layers, at most `CELLS` bands of like size."""
     size = ceil(len(layers) / CELLS)
     return [list(range(i, min(i + size, len(layers)))) for i in range(0, len(layers), size)]
 
 
-def _band_name(layers: Sequence[int], band: Sequence[int]) -> str:
+def band_name(layers: Sequence[int], band: Sequence[int]) -> str:
+    """A band by its first and last layer."""
     first, last = layers[band[0]], layers[band[-1]]
     return str(first) if first == last else f"{first}–{last}"
 
 
-def _banded(matrix: Matrix, bands: Sequence[Sequence[int]]) -> list[list[float]]:
+def banded(matrix: Matrix, bands: Sequence[Sequence[int]]) -> list[list[float]]:
     """Mean over the pairs of layers in two bands; NaN where no pair has a value."""
     grid = []
     for rows in bands:

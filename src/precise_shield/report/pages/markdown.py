@@ -12,6 +12,7 @@ from precise_shield.report.checks.factors import factor_tables
 from precise_shield.report.checks.gate import gate_tables
 from precise_shield.report.checks.judging import judging_tables
 from precise_shield.report.checks.search import search_tables
+from precise_shield.report.neurons.grids import grid_tables
 from precise_shield.report.neurons.local import local_tables
 from precise_shield.report.neurons.sureness import sureness_tables
 from precise_shield.report.numbers.finding import Finding
@@ -92,8 +93,9 @@ def render_markdown(summary: Summary) -> str:
     lines += _table(receipts_table(summary.receipts, view)) if summary.receipts else []
     lines += [line for numbers in search_tables(view) for line in _table(numbers)]
     lines += _section("Where does safety live?", where_findings(view))
-    more = [*sureness_tables(view), *local_tables(view), *transfer_tables(view)]
-    lines += [line for numbers in more for line in _table(numbers)]
+    for numbers in [*grid_tables(view), *sureness_tables(view), *local_tables(view)]:
+        lines += _table(numbers)
+    lines += [line for numbers in transfer_tables(view) for line in _table(numbers)]
     lines += ["## What could an attacker still do?", "", *_table(attack_table(view))]
     for numbers in [*factor_tables(view), *audit_tables(view)]:
         lines += _table(numbers)
