@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from itertools import pairwise
 from math import nan
 
@@ -196,6 +197,27 @@ def test_standalone_figures_are_well_formed_and_bring_their_own_style(text: str 
         classes = {c for e in root.iter() for c in e.get("class", "").split()}
         styled = set(re.findall(r"\.([a-z][\w-]*)", root.find(f"{SVG}style").text or ""))  # type: ignore[union-attr]
         assert classes - {"tip", "figure", ""} <= styled
+
+
+@pytest.mark.parametrize(("panels", "columns"), [(1, 1), (3, 3), (4, 2), (5, 3)])
+def test_a_standalone_figure_says_how_to_read_it_inside_its_width(
+    panels: int, columns: int
+) -> None:
+    whole = next(f for f in realistic_figures().all if len(f.lead) > 100)
+    figure = replace(whole, panels=whole.panels[:1] * panels)
+    root = ET.fromstring(standalone(figure).encode("utf-8"))
+    words = [e for e in root.findall(f"{SVG}text") if "t-soft" in e.get("class", "")]
+    assert " ".join(e.text or "" for e in words) == figure.lead
+    width = float(root.get("width", "0")) - 24
+    assert all(label_width(e.text or "") <= width for e in words)
+    placed = root.findall(f"{SVG}svg")
+    assert len({panel.get("x") for panel in placed}) == columns
+    assert max(float(e.get("y", "0")) for e in words) + 20 < float(placed[0].get("y", "0"))
+
+
+def test_an_axis_of_one_power_of_ten_has_marks_between() -> None:
+    axis = logarithmic([1.0, 10.0], 0.0, 100.0)
+    assert [axis.name(tick) for tick in axis.ticks] == ["1", "2", "5", "10"]
 
 
 def test_forest_without_a_control_has_one_lane_and_several_controls_share_one() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from precise_shield.core.records import MODALITIES
 from precise_shield.core.summary import Explained
 from precise_shield.report.neurons.grids import (
     LANGUAGES,
@@ -88,7 +89,13 @@ def test_many_layers_are_put_together_in_bands_that_are_named(layers, rows):
 def test_depth_is_the_groups_mean_a_layer_beside_shuffled_labels():
     summary = explained_summary()
     (grid,) = depth_tables(View(summary))
-    depth = summary.neurons.profile.depth
+    places = list(MODALITIES)
+    depth = sorted(
+        summary.neurons.profile.depth,
+        key=lambda row: (places.index(row.modality), row.group == "other"),
+    )
+    assert grid.columns[1:4] == ("text, HRL", "text, others", "text-dominant, HRL")
+    assert set(grid.note.removeprefix("HRL: ").strip(".").split(" and ")) == {"English", "Chinese"}
     assert len(grid.columns) == 1 + len(depth)
     for place, row in enumerate(depth, start=1):
         assert grid.rows[2][place].text == f"{row.counts[2]:.1f} ({row.shuffled[2]:.1f})"

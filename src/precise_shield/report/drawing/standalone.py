@@ -15,16 +15,21 @@ from precise_shield.report.drawing.svg import coordinate, label_width, tag, text
 
 GAP = 24.0
 COLUMNS = 3
+LEADING = 15.0
 _SIZE = re.compile(r'viewBox="0 0 ([\d.]+) ([\d.]+)"')
 
 
 def standalone(figure: Figure) -> str:
     """The figure as an SVG document with its own styles, on the light palette."""
     sizes = [_size(panel.svg) for panel in figure.panels]
-    columns = min(COLUMNS, len(sizes))
+    columns = _columns(len(sizes))
     step = max(width for width, _ in sizes) + GAP
     parts = [text(0, 18, figure.title, "t-title")]
     top = 34.0
+    for line in _lines(figure.lead, columns * step - GAP):
+        parts.append(text(0, top + 2, line, "t-small t-soft"))
+        top += LEADING
+    top += 6
     for row in range(ceil(len(sizes) / columns)):
         chunk = range(row * columns, min((row + 1) * columns, len(sizes)))
         for place, index in enumerate(chunk):
@@ -54,6 +59,23 @@ def standalone(figure: Figure) -> str:
             class_="figure",
         )
     )
+
+
+def _columns(panels: int) -> int:
+    """Panels beside each other: four make a square, so that none stands alone below."""
+    return 2 if panels == 4 else min(COLUMNS, panels)
+
+
+def _lines(words: str, width: float) -> list[str]:
+    """The text in lines that fit `width` pixels; a word that is longer is a line of its own."""
+    lines = [""]
+    for word in words.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if label_width(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return [line for line in lines if line]
 
 
 def _size(svg: Markup) -> tuple[float, float]:

@@ -158,12 +158,14 @@ def steps(last: int, start: float, end: float) -> Axis:
 
 
 def logarithmic(values: Sequence[float], start: float, end: float) -> Axis:
-    """An axis over powers of ten that covers the positive `values`."""
+    """An axis over powers of ten that covers the positive `values`; one power has 2 and 5 too."""
     good = [value for value in values if isfinite(value) and value > 0] or [1.0]
     first, last = floor(log10(min(good)) + 1e-9), ceil(log10(max(good)) - 1e-9)
     last = max(last, first + 1)
     every = max(1, ceil((last - first) / 5))
     ticks = tuple(10.0**k for k in range(first, last + 1, every))
+    if last == first + 1:
+        ticks = (ticks[0], 2 * ticks[0], 5 * ticks[0], ticks[1])
     return Axis(10.0**first, 10.0**last, start, end, ticks, log=True)
 
 

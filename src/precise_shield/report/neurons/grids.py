@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from precise_shield.core.records import Modality
+from precise_shield.core.records import MODALITIES, Modality
 from precise_shield.core.summary.explained import DepthRow
 from precise_shield.report.neurons.dynamics import band_name, banded, bands_of
 from precise_shield.report.neurons.overlap import cell_overlaps, chance_of
 from precise_shield.report.neurons.profile import kind_name
 from precise_shield.report.numbers.tables import Rows, Table, table
 from precise_shield.report.numbers.view import View
-from precise_shield.report.numbers.words import known, language_name, modality_name, number, signed
+from precise_shield.report.numbers.words import (
+    known,
+    language_name,
+    listed,
+    modality_name,
+    number,
+    signed,
+)
 from precise_shield.report.safety.figures import short_percent
 
 LANGUAGES = 12
@@ -26,16 +33,21 @@ def grid_tables(view: View) -> list[Table]:
 def depth_tables(view: View) -> list[Table]:
     """Neurons a layer, a table a kind of unit; without a profile, those of the chosen set."""
     found = view.summary.neurons.profile
-    rows = found.depth if found else []
+    rows = sorted(found.depth if found else [], key=_place)
     if not rows:
         return _chosen_depth(view)
     kinds = sorted({row.kind for row in rows})
     return [
-        _depth_table([row for row in rows if row.kind == kind], len(kinds) > 1) for kind in kinds
+        _depth_table(view, [row for row in rows if row.kind == kind], len(kinds) > 1)
+        for kind in kinds
     ]
 
 
-def _depth_table(found: Sequence[DepthRow], several: bool) -> Table:
+def _place(row: DepthRow) -> tuple[int, bool]:
+    return MODALITIES.index(row.modality), row.group != "high_resource"
+
+
+def _depth_table(view: View, found: Sequence[DepthRow], several: bool) -> Table:
     layers = found[0].layers
     bands = bands_of(layers)
     rows: Rows = [
@@ -51,7 +63,9 @@ def _depth_table(found: Sequence[DepthRow], several: bool) -> Table:
         f"{modality_name(row.modality)}, {'HRL' if row.group == 'high_resource' else 'others'}"
         for row in found
     ]
-    return table(title, ["layer", *heads], rows, _bands_note(layers, bands, "layers"))
+    named = listed([language_name(code) for code in view.high_resource])
+    notes = [f"HRL: {named}." if named else "", _bands_note(layers, bands, "layers")]
+    return table(title, ["layer", *heads], rows, " ".join(note for note in notes if note))
 
 
 def _chosen_depth(view: View) -> list[Table]:
