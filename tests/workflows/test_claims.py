@@ -4,6 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from precise_shield.core.rates import Paired
+from precise_shield.core.records import Example, Verdict
 from precise_shield.core.summary import Condition, NeuronFacts, RateRow, SetFacts
 from precise_shield.evaluate.bootstrap import GroupedDifference
 from precise_shield.workflows.base.config import parse_config
@@ -150,6 +152,37 @@ def test_where_nowhere_falls_short_nothing_could_carry_over(near, far, verdict, 
     (claim,) = uneven(config, made)
     assert claim.verdict == verdict
     assert says in claim.measured
+
+
+def test_an_effect_without_a_width_takes_the_interval_of_independent_prompts():
+    """Four requests in two languages, of which none changes, then one, then all."""
+    rows = [
+        Example(id=f"{language}{i}", language=language, modality="text", harm="harmful",
+                prompt="p", split="test", group=str(i))
+        for language in ("en", "sw") for i in range(4)
+    ]  # fmt: skip
+
+    def seen(after):
+        labels = {"base": "unsafe", "off": None}
+        made = found({}, {})
+        verdicts = {
+            name: [Verdict(row.id, name, "j", labels[name] or after(row)) for row in rows]
+            for name in labels
+        }
+        for name, value in {"examples": rows, "verdicts": verdicts, "rule": "ours"}.items():
+            object.__setattr__(made, name, value)
+        return Evaluation.compared(made, "attack_success", "off", "base")
+
+    still = seen(lambda row: "unsafe")
+    assert (still.difference, still.n) == (0.0, 8)
+    assert (still.low, still.high) == Paired(8, 0, 0, 0).interval()
+    assert sign_of(still, -1) == "unclear"  # none of eight is no proof that none would
+    every = seen(lambda row: "refusal")
+    assert every.difference == -1.0
+    assert every.low < every.high < 0
+    assert sign_of(every, -1) == "holds"
+    one = seen(lambda row: "refusal" if row.group == "0" else "unsafe")
+    assert (one.low, one.high) == (-0.75, 0.0)  # as resampled by group
 
 
 @pytest.mark.parametrize(

@@ -279,5 +279,6 @@ def test_a_damped_model_leaves_only_where_safety_grew(attacks, gap, out):
     if out:
         require_stronger(facts)
         return
-    with pytest.raises(GateError, match="Not even with --force"):
+    with pytest.raises(GateError, match="Not even with --force") as caught:
         require_stronger(facts)
+    assert "-0.0 points" not in str(caught.value)

@@ -34,7 +34,7 @@ from precise_shield.report.drawing.svg import (
 from precise_shield.report.neurons.overlap import cell_overlaps, overlap_table, place_of
 from precise_shield.report.numbers.view import View
 from precise_shield.report.pages.page import figures_of
-from precise_shield.report.safety.figures import forest_figure
+from precise_shield.report.safety.figures import forest_figure, measures_figure
 from report.fixture import BREAKOUT, LANGUAGES, hostile, realistic, realistic_figures
 
 THEMES = ["light", "dark"]
@@ -231,6 +231,25 @@ def test_forest_without_a_control_has_one_lane_and_several_controls_share_one() 
     many = forest_figure(View(summary.model_copy(update={"conditions": more})))
     assert many is not None
     assert many.panels[0].svg.count("k-random faint") == 2 * (len(LANGUAGES) + 1)
+
+
+def test_a_scoped_edit_has_a_lane_of_its_own_name() -> None:
+    summary = realistic()
+    aligned = next(c for c in summary.conditions if c.kind == "aligned")
+    scopes = ("", "-prompt", "-context", "-first-decision", "-response")
+    more = [
+        aligned.model_copy(update={"name": f"{name}{scope}", "kind": kind})
+        for name, kind in (("damped", "damped"), ("random-damped-0", "random_damped"))
+        for scope in scopes
+    ]
+    rates = [r.model_copy(update={"condition": c.name})
+             for r in summary.rates if r.condition == aligned.name for c in more]  # fmt: skip
+    both = {"conditions": [*summary.conditions, *more], "rates": [*summary.rates, *rates]}
+    figure = measures_figure(View(summary.model_copy(update=both)))
+    drawn = figure.panels[0].svg
+    names = ["damped", "damped input", "damped context", "damped 1st", "damped reply"]
+    names += ["random down", "random input", "random context", "random 1st", "random reply"]
+    assert all(drawn.count(f">{fitted(name, 78)}<") == 1 for name in names)
 
 
 @pytest.mark.parametrize(

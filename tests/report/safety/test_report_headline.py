@@ -219,10 +219,16 @@ def test_only_a_lora_is_said_to_have_rows_of_b() -> None:
     said = [finding.sentence for finding in changed_findings(view)]
     assert ["rows of B" in each for each in said] == [True, False, False, False]
     assert "all parameters in" in said[2]
-    assert "no parameter trained" in said[3]
+    assert "units) amplified, nothing trained: 6,656 weights" in said[3]
+    assert "steps" not in said[3]
     assert [finding.tone for finding in changed_findings(view)] == ["good", "good", "plain", "good"]
     forms = [row[2].text for row in receipts_table(view.summary.receipts, view).rows]
     assert forms == ["lora_rows, rank 8", "direct_units", "all_parameters", "amplified"]
+    training = [
+        [e.text for e in row[7:10]] for row in receipts_table(view.summary.receipts, view).rows
+    ]
+    assert training[3] == ["–", "–", "–"]  # no step was taken, so there is no loss to be undefined
+    assert "–" not in training[0]
 
 
 def _texts(summary: Summary) -> Sequence[str]:

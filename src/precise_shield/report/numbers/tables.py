@@ -234,6 +234,15 @@ def _rest(r: Receipt) -> Entry:
     return Entry("none: all could move") if r.everything else Entry("verified", tone="good")
 
 
+def _training(r: Receipt) -> list[Entry]:
+    """Steps, learning rate and final loss; dashes where nothing was trained."""
+    if not r.trained_with_a:
+        return [Entry("–")] * 3
+    return [
+        whole(r.steps), Entry(f"{r.learning_rate:g}", r.learning_rate), real(r.final_loss, 3)
+    ]  # fmt: skip
+
+
 def receipts_table(receipts: Sequence[Receipt], view: View) -> Table:
     """What each alignment was allowed to move and did move."""
     rows: Rows = [
@@ -245,9 +254,7 @@ def receipts_table(receipts: Sequence[Receipt], view: View) -> Table:
             _part(r.trained_with_a, r.model_parameters),
             _part(r.changed_weights, r.model_parameters),
             _rest(r),
-            whole(r.steps),
-            Entry(f"{r.learning_rate:g}", r.learning_rate),
-            real(r.final_loss, 3),
+            *_training(r),
             r.untouched_hash,
         ]
         for r in receipts

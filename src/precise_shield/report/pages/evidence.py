@@ -209,8 +209,8 @@ def _receipt(r: Receipt, view: View) -> Finding:
     return Finding(
         view.label(r.condition),
         ("plain" if r.everything else "good") if r.untouched_verified else "bad",
-        f"{who} in {r.steps} steps: {_trained(r)}, {count(r.changed_weights)} weights differ after"
-        f" merging ({tiny_share(r.changed_weights, whole)});"
+        f"{who}{_trained(r)} {count(r.changed_weights)} weights differ after merging"
+        f" ({tiny_share(r.changed_weights, whole)});"
         f" {sure if r.untouched_verified else unsure}.",
         ("no rest" if r.everything else "verified") if r.untouched_verified else "NOT verified",
     )
@@ -219,17 +219,17 @@ def _receipt(r: Receipt, view: View) -> Finding:
 def _trained(r: Receipt) -> str:
     """How many parameters learnt, in the words of the form: only a LoRA has a B and an A."""
     whole = r.model_parameters
+    if not r.trained_with_a:
+        return f" {r.form}, nothing trained:"
     if r.rank:
         return (
-            f"{count(r.trained_b_rows)} parameters in their rows of B"
+            f" in {r.steps} steps: {count(r.trained_b_rows)} parameters in their rows of B"
             f" ({tiny_share(r.trained_b_rows, whole)} of the model), {count(r.trained_with_a)}"
-            f" with A ({tiny_share(r.trained_with_a, whole)})"
+            f" with A ({tiny_share(r.trained_with_a, whole)}),"
         )
-    if not r.trained_with_a:
-        return "no parameter trained"
     return (
-        f"{count(r.trained_with_a)} parameters trained"
-        f" ({tiny_share(r.trained_with_a, whole)} of the model)"
+        f" in {r.steps} steps: {count(r.trained_with_a)} parameters trained"
+        f" ({tiny_share(r.trained_with_a, whole)} of the model),"
     )
 
 

@@ -168,9 +168,22 @@ _BRIEF: dict[ConditionKind, str] = {
 }
 
 
+_BRIEF_SCOPES = {
+    "prompt": "input",
+    "context": "context",
+    "first-decision": "1st",
+    "response": "reply",
+}
+"""Where a scoped edit acts, as short as a lane's label has to be."""
+
+
 def _brief(condition: Condition) -> str:
-    own = condition.kind in ("defence", "served")
-    return condition.label if own else _BRIEF[condition.kind]
+    if condition.kind in ("defence", "served"):
+        return condition.label
+    for scope, where in _BRIEF_SCOPES.items():
+        if condition.kind in ("damped", "random_damped") and condition.name.endswith(f"-{scope}"):
+            return f"{'damped' if condition.kind == 'damped' else 'random'} {where}"
+    return _BRIEF[condition.kind]
 
 
 def _end(value: float) -> str:

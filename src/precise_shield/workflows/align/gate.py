@@ -183,7 +183,9 @@ def require_stronger(facts: GateFacts) -> None:
 
 
 def _points(value: float | None, sign: int) -> str:
-    return "an unknown amount" if value is None else f"{100 * sign * value:+.1f} points"
+    if value is None:
+        return "an unknown amount"
+    return f"{round(100 * sign * value, 1) + 0.0:+.1f} points"  # no minus zero
 
 
 def require_gate(facts: GateFacts, *, force: bool) -> None:

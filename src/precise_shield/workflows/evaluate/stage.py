@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import get_args
 
 from precise_shield.core.parallel import crew
-from precise_shield.core.rates import figures
+from precise_shield.core.rates import Paired, figures
 from precise_shield.core.records import Example, Label, Response, Verdict
 from precise_shield.core.summary import (
     Condition,
@@ -66,7 +66,11 @@ class Evaluation:
         reference: str,
         keep: Sequence[Example] | None = None,
     ) -> GroupedDifference:
-        """`condition` minus `reference` on the same prompts, resampled by parallel group."""
+        """`condition` minus `reference` on the same prompts, resampled by parallel group.
+
+        Where no draw differs (no answer changed, say), it is the interval of independent prompts:
+        a resampled one would have no width, however few the prompts are.
+        """
         examples = self.examples if keep is None else list(keep)
         table = outcomes(self.examples, self.every_verdict(), measure, self.rule)
         groups = {example.id: example.group for example in examples}
@@ -74,7 +78,11 @@ class Evaluation:
             {key: hit for key, hit in table[name].items() if key in groups}
             for name in (reference, condition)
         )
-        return grouped_difference(before, after, groups)
+        found = grouped_difference(before, after, groups)
+        if found.low != found.high:
+            return found
+        low, high = Paired.of(before, after).interval()
+        return replace(found, low=low, high=high)
 
     def every_verdict(self) -> list[Verdict]:
         """The verdicts of all conditions, one after the other."""
