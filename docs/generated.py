@@ -198,8 +198,10 @@ def section_lines(section: type[BaseModel], path: str) -> list[str]:
             below += [f"## {key}", "", words, "", *section_lines(inner, f"{key}.")]
         else:
             rows.append(f"| `{name}` | {kind(field.annotation)} {default(field)} | {words} |")
-    head = ["| key | value = default | meaning |", "|---|---|---|"] if rows else []
-    return [*head, *rows, "", *below]
+    if not rows:
+        return ["", *below]
+    head = ["| key | value = default | meaning |", "|---|---|---|"]
+    return ['<div class="keys" markdown>', "", *head, *rows, "", "</div>", "", *below]
 
 
 def section_of(annotation: Any) -> type[BaseModel] | None:

@@ -155,6 +155,16 @@ CSS = """
 .md-typeset td:first-child code { white-space: nowrap; }
 @media (max-width: 30em) {
   .md-typeset td:nth-child(3):last-child { min-width: 11rem; }
+  .keys .md-typeset__scrollwrap { margin: 0; overflow: visible; }
+  .keys .md-typeset__table { display: block; padding: 0; margin: 0; }
+  .keys table:not([class]), .keys tbody, .keys tr { display: block; border: 0; }
+  .keys thead { display: none; }
+  .keys tr { padding: .5rem 0; border-top: .05rem solid var(--md-typeset-table-color); }
+  .keys table:not([class]) td { display: inline; min-width: 0; padding: 0; border: 0; }
+  .keys td { overflow-wrap: anywhere; }
+  .keys td:first-child { font-weight: 700; margin-right: .4rem; }
+  .keys td:first-child code { white-space: normal; }
+  .keys table:not([class]) td:nth-child(3) { display: block; margin-top: .2rem; }
   .md-typeset td:nth-child(2) { min-width: 6rem; }
 }
 .md-typeset img[src$=".svg"] { background: #fff; border-radius: .3rem; padding: .4rem; }

@@ -14,6 +14,7 @@ from precise_shield import api
 from precise_shield.workflows.base.config import Config
 
 DOCS = Path(__file__).parents[1] / "docs"
+CHROMIUM = Path("/usr/bin/chromium")
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +84,28 @@ def test_references_hold_every_function_command_and_key(site):
     assert 'id="ratefacts"' in texts["summary"] or 'id="rate' in texts["summary"]
     assert texts["method"].count("<math") >= 6
     assert "```" not in texts["method"]
+
+
+@pytest.mark.browser
+def test_the_configuration_reads_on_a_phone_without_scrolling_sideways(site):
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if not CHROMIUM.exists():
+        pytest.skip(f"no browser at {CHROMIUM}")
+    wide = """() => [...document.querySelectorAll('.keys table')].map(table => [
+        table.closest('.md-typeset__scrollwrap') || table, table]).map(([wrap, table]) =>
+        wrap.scrollWidth > wrap.clientWidth || table.scrollWidth > table.clientWidth)"""
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 420, "height": 900})
+        page.goto((site / "config.html").as_uri())
+        found = page.evaluate(wide)
+        assert len(found) > 20
+        assert not any(found)
+        page.add_style_tag(content=".keys tr { display: table-row !important; }"
+                           ".keys table:not([class]) td { display: table-cell !important;"
+                           " white-space: nowrap }")  # fmt: skip
+        assert any(page.evaluate(wide))  # as a table it would not fit
+        browser.close()
 
 
 def test_a_link_that_leads_nowhere_is_refused(make, tmp_path, monkeypatch):
