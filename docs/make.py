@@ -159,7 +159,7 @@ CSS = """
   .keys .md-typeset__table { display: block; padding: 0; margin: 0; }
   .keys table:not([class]), .keys tbody, .keys tr { display: block; border: 0; }
   .keys thead { display: none; }
-  .keys tr { padding: .5rem 0; border-top: .05rem solid var(--md-typeset-table-color); }
+  .keys tr { padding: .5rem .2rem; border-top: .05rem solid var(--md-typeset-table-color); }
   .keys table:not([class]) td { display: inline; min-width: 0; padding: 0; border: 0; }
   .keys td { overflow-wrap: anywhere; }
   .keys td:first-child { font-weight: 700; margin-right: .4rem; }
