@@ -9,7 +9,7 @@ from pathlib import Path
 
 from precise_shield import api
 from precise_shield.core.records import Example, Label, Response, Verdict
-from precise_shield.evaluate.judges import JUDGES
+from precise_shield.evaluate.judging.judges import JUDGES
 
 WORDS: list[str] = []
 

@@ -13,8 +13,8 @@ import numpy as np
 from precise_shield.core.rates import or_null
 from precise_shield.core.records import Example, Verdict
 from precise_shield.core.summary import Measure
-from precise_shield.evaluate.bootstrap import GroupedDifference
-from precise_shield.evaluate.measures import outcomes, rate_of, refusal_gap
+from precise_shield.evaluate.counting.bootstrap import GroupedDifference
+from precise_shield.evaluate.counting.measures import outcomes, rate_of, refusal_gap
 from precise_shield.workflows.answer.judging import drift, judge
 from precise_shield.workflows.answer.states import State, base_state, respond
 from precise_shield.workflows.base.context import Run

@@ -32,9 +32,14 @@ from pathlib import Path
 from precise_shield.core.records import Example, Response
 from precise_shield.data.refusals import known_language, languages, wordings
 from precise_shield.data.sources import SourceOptions, load_source
-from precise_shield.evaluate.judges import RefusalPhrasesJudge
-from precise_shield.evaluate.reading import refuses
-from precise_shield.evaluate.refusal_error import LabelledAnswer, Reading, error_rows, key_of
+from precise_shield.evaluate.judging.judges import RefusalPhrasesJudge
+from precise_shield.evaluate.judging.reading import refuses
+from precise_shield.evaluate.judging.refusal_error import (
+    LabelledAnswer,
+    Reading,
+    error_rows,
+    key_of,
+)
 from precise_shield.workflows.answer.judge_error import (
     arm_of,
     error_table,

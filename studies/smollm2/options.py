@@ -16,7 +16,7 @@ from precise_shield.core.records import Example
 from precise_shield.core.store import digest
 from precise_shield.data.sets.utility import CHOOSE
 from precise_shield.data.sources import SourceOptions, load_source
-from precise_shield.evaluate.measures import rate_of
+from precise_shield.evaluate.counting.measures import rate_of
 from precise_shield.models.readings.likelihood import answer_logprobs
 from precise_shield.workflows.answer.states import State
 from precise_shield.workflows.base.context import Run

@@ -16,8 +16,8 @@ from precise_shield.core.sites import NeuronSet
 from precise_shield.core.store import digest
 from precise_shield.core.summary import Condition
 from precise_shield.data.abilities import abilities
-from precise_shield.evaluate.measures import rate_of
-from precise_shield.evaluate.statistics import auc
+from precise_shield.evaluate.counting.measures import rate_of
+from precise_shield.evaluate.counting.statistics import auc
 from precise_shield.intervene.edits import intervening, suppress
 from precise_shield.models.architecture.bind import BoundModel
 from precise_shield.models.readings.readout import FirstTokenReadout

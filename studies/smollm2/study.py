@@ -40,8 +40,8 @@ from precise_shield.core.records import Example, Response, read_rows
 from precise_shield.core.sites import NeuronSet, Site
 from precise_shield.core.store import read_json
 from precise_shield.core.summary import Measure
-from precise_shield.evaluate.judges import JUDGES
-from precise_shield.evaluate.statistics import auc
+from precise_shield.evaluate.counting.statistics import auc
+from precise_shield.evaluate.judging.judges import JUDGES
 from precise_shield.workflows.align.arms import Arm, configured, make
 from precise_shield.workflows.align.conditions import aligned_state
 from precise_shield.workflows.align.plans import Plan, plans

@@ -19,7 +19,7 @@ import tiny_folders
 from judge_server import completion, serving
 from precise_shield import api
 from precise_shield.core.sites import NeuronSet
-from precise_shield.evaluate.judges import JUDGES
+from precise_shield.evaluate.judging.judges import JUDGES
 from precise_shield.identify.scores import SCORES
 from precise_shield.models.architecture import layouts
 from precise_shield.models.architecture.units import read_rows

@@ -7,7 +7,7 @@ import pytest
 from precise_shield.core.rates import Paired
 from precise_shield.core.records import Example, Verdict
 from precise_shield.core.summary import Condition, NeuronFacts, RateRow, SetFacts
-from precise_shield.evaluate.bootstrap import GroupedDifference
+from precise_shield.evaluate.counting.bootstrap import GroupedDifference
 from precise_shield.workflows.base.config import parse_config
 from precise_shield.workflows.base.sections.align import ZeroShotSection
 from precise_shield.workflows.claims.groups import resourced, sides_apart, uneven

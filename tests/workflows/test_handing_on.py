@@ -19,7 +19,7 @@ from precise_shield.align.sparse import SparseDelta, applied
 from precise_shield.cli import main
 from precise_shield.core.errors import ConfigError, GateError, ReceiptError, StoreError
 from precise_shield.core.summary import Condition
-from precise_shield.evaluate.bootstrap import grouped_difference
+from precise_shield.evaluate.counting.bootstrap import grouped_difference
 from precise_shield.models.loading.model import load
 from precise_shield.models.loading.spec import ModelSpec
 from precise_shield.workflows.align import gate

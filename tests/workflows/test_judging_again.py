@@ -13,7 +13,7 @@ from judge_server import completion, serving
 from precise_shield.core.errors import ConfigError, DataError, StoreError
 from precise_shield.core.records import LABELS, Verdict
 from precise_shield.core.summary import Summary
-from precise_shield.evaluate.judges import JUDGES
+from precise_shield.evaluate.judging.judges import JUDGES
 from precise_shield.models.loading import model as loading
 from precise_shield.workflows.align.validation import validation_prompts
 from precise_shield.workflows.answer import answers

@@ -9,7 +9,7 @@ import planted
 from precise_shield.core.controls import matched_random
 from precise_shield.core.records import Cell
 from precise_shield.core.sites import NeuronSet, Site
-from precise_shield.evaluate.roles import verdicts
+from precise_shield.evaluate.counting.roles import verdicts
 from precise_shield.identify.scores import SCORES
 from precise_shield.identify.select import Selection, contrast
 from precise_shield.identify.stats import Stats

@@ -10,7 +10,7 @@ import pytest
 
 from precise_shield.core.errors import ConfigError, StoreError
 from precise_shield.core.summary import Condition
-from precise_shield.evaluate.measures import outcomes
+from precise_shield.evaluate.counting.measures import outcomes
 from precise_shield.workflows.answer import answers
 from precise_shield.workflows.evaluate.factors import Seen, factor_rows, pool
 

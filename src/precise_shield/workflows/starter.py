@@ -9,10 +9,10 @@ from precise_shield.core.errors import ConfigError
 from precise_shield.core.store import readable_errors
 from precise_shield.data.sources import SOURCES
 from precise_shield.data.transforms import TRANSFORMS
+from precise_shield.evaluate.counting.rules import RULES
 from precise_shield.evaluate.defences import DEFENCES
-from precise_shield.evaluate.formats import FORMATS
-from precise_shield.evaluate.judges import JUDGES
-from precise_shield.evaluate.rules import RULES
+from precise_shield.evaluate.judging.formats import FORMATS
+from precise_shield.evaluate.judging.judges import JUDGES
 from precise_shield.identify.scores import SCORES
 from precise_shield.models.architecture.layouts import known_model_types
 from precise_shield.workflows.base import embedded  # registers the sandbox's data sources

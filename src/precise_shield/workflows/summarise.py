@@ -26,7 +26,7 @@ from precise_shield.core.summary import (
     Verification,
 )
 from precise_shield.data.contrast import fingerprint
-from precise_shield.evaluate.rules import RULES
+from precise_shield.evaluate.counting.rules import RULES
 from precise_shield.models.holding.packed import count
 from precise_shield.workflows.align.arms import Arm
 from precise_shield.workflows.base.context import Run

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from precise_shield.core.records import Example, Response
 from precise_shield.core.summary import Condition, TransferAxis
-from precise_shield.evaluate.transfer import VALUE_OF
+from precise_shield.evaluate.counting.transfer import VALUE_OF
 from precise_shield.workflows.align.parts import without
 from precise_shield.workflows.base.context import Run
 

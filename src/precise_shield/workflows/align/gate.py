@@ -8,7 +8,7 @@ from math import isnan
 from precise_shield.core.errors import EmptyCellError, GateError
 from precise_shield.core.store import digest
 from precise_shield.core.summary.gate import GateFacts, Limit, Standing
-from precise_shield.evaluate.bootstrap import GroupedDifference
+from precise_shield.evaluate.counting.bootstrap import GroupedDifference
 from precise_shield.workflows.align.arms import Arm
 from precise_shield.workflows.align.conditions import aligned_state
 from precise_shield.workflows.align.held_out import apart, reads

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from precise_shield.core.errors import DataError, EmptyCellError
 from precise_shield.core.records import Example, Response
 from precise_shield.core.store import digest
-from precise_shield.evaluate.judges import Judge
+from precise_shield.evaluate.judging.judges import Judge
 from precise_shield.models.answers.generation import generate
 from precise_shield.workflows.answer.judges import make, names_of
 from precise_shield.workflows.base.context import Run

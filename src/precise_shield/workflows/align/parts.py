@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from precise_shield.core.errors import ConfigError
 from precise_shield.core.records import MODALITIES, Example
 from precise_shield.core.summary import TrainedOn, TransferAxis
-from precise_shield.evaluate.transfer import AXES, VALUE_OF
+from precise_shield.evaluate.counting.transfer import AXES, VALUE_OF
 from precise_shield.workflows.base.context import Run, wanted
 from precise_shield.workflows.base.sections.align import TransferSection, ZeroShotSection
 

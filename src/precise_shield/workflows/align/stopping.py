@@ -13,7 +13,7 @@ from precise_shield.align.losses import TrainBatch, answers
 from precise_shield.core.errors import ConfigError, EmptyCellError
 from precise_shield.core.records import Example
 from precise_shield.data.contrast import fingerprint
-from precise_shield.evaluate.measures import refusal_gap
+from precise_shield.evaluate.counting.measures import refusal_gap
 from precise_shield.models.inputs.encoding import encode, mixes
 from precise_shield.workflows.align.held_out import note_picking, reads, validation_rows
 from precise_shield.workflows.answer.judges import make, names_of

@@ -10,8 +10,8 @@ from precise_shield.core.records import Example, Verdict
 from precise_shield.core.summary import Measure
 from precise_shield.core.summary.gate import Standing
 from precise_shield.data.contrast import by_cell
-from precise_shield.evaluate.bootstrap import GroupedDifference, grouped_difference
-from precise_shield.evaluate.measures import outcomes, rate_of, refusal_gap
+from precise_shield.evaluate.counting.bootstrap import GroupedDifference, grouped_difference
+from precise_shield.evaluate.counting.measures import outcomes, rate_of, refusal_gap
 from precise_shield.workflows.align.held_out import Part, validation_rows
 from precise_shield.workflows.answer.judging import drift, judge
 from precise_shield.workflows.answer.states import State, base_state, respond

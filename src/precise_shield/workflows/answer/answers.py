@@ -15,7 +15,7 @@ from precise_shield.core.records import Example, Response, Verdict
 from precise_shield.core.store import Stage, digest, read_json
 from precise_shield.core.summary import Condition
 from precise_shield.data.contrast import fingerprint, picture_hash
-from precise_shield.evaluate.judges import Judge
+from precise_shield.evaluate.judging.judges import Judge
 from precise_shield.workflows.base.context import Run
 from precise_shield.workflows.base.together import making
 

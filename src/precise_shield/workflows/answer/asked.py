@@ -11,12 +11,12 @@ from precise_shield.core.errors import ConfigError
 from precise_shield.core.parallel import crew
 from precise_shield.core.records import Example
 from precise_shield.core.store import digest
-from precise_shield.evaluate.asking import Asker, Cache, ModelJudge
-from precise_shield.evaluate.endpoint import Endpoint
-from precise_shield.evaluate.formats import FORMATS, Format, rubric_format, tokens_of
-from precise_shield.evaluate.judges import JUDGES
-from precise_shield.evaluate.local import LocalModel
-from precise_shield.evaluate.server import Server
+from precise_shield.evaluate.judging.asking import Asker, Cache, ModelJudge
+from precise_shield.evaluate.judging.endpoint import Endpoint
+from precise_shield.evaluate.judging.formats import FORMATS, Format, rubric_format, tokens_of
+from precise_shield.evaluate.judging.judges import JUDGES
+from precise_shield.evaluate.judging.local import LocalModel
+from precise_shield.evaluate.servers.server import Server
 from precise_shield.models.loading.spec import ModelSpec
 from precise_shield.workflows.base.config import Config
 from precise_shield.workflows.base.sections.judges import JudgeModelSection

@@ -11,8 +11,8 @@ from typing import Any
 from precise_shield.core.errors import ConfigError, DataError
 from precise_shield.core.rates import Rate, or_null
 from precise_shield.core.records import HARMS, Example, Label, Response, read_rows
-from precise_shield.evaluate.judges import JUDGES
-from precise_shield.evaluate.refusal_error import (
+from precise_shield.evaluate.judging.judges import JUDGES
+from precise_shield.evaluate.judging.refusal_error import (
     SAID,
     ErrorRow,
     LabelledAnswer,

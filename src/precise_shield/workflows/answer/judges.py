@@ -13,12 +13,12 @@ from precise_shield.core.records import Example, Response, Verdict
 from precise_shield.core.store import RunStore
 from precise_shield.core.summary import AgreementRow, GradeRow, JudgeFacts, Judging
 from precise_shield.data.refusals import known_language
-from precise_shield.evaluate.agreement import agreement
-from precise_shield.evaluate.asking import Cache, ModelJudge
-from precise_shield.evaluate.headlines import grouped_mean
-from precise_shield.evaluate.judges import JUDGES, Judge
-from precise_shield.evaluate.measures import applies, outcome, rate_rows
-from precise_shield.evaluate.rules import RULES
+from precise_shield.evaluate.counting.headlines import grouped_mean
+from precise_shield.evaluate.counting.measures import applies, outcome, rate_rows
+from precise_shield.evaluate.counting.rules import RULES
+from precise_shield.evaluate.judging.agreement import agreement
+from precise_shield.evaluate.judging.asking import Cache, ModelJudge
+from precise_shield.evaluate.judging.judges import JUDGES, Judge
 from precise_shield.report.pages.page import write_report
 from precise_shield.workflows.answer import answers
 from precise_shield.workflows.answer.answers import ByCondition, Judged

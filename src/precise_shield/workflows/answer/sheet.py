@@ -16,7 +16,7 @@ from precise_shield.core.records import Example, Label, Verdict
 from precise_shield.core.registry import suggestion
 from precise_shield.core.store import RunStore, Stage, digest, readable_errors, write_whole
 from precise_shield.core.summary import Judging
-from precise_shield.evaluate.judges import JUDGES
+from precise_shield.evaluate.judging.judges import JUDGES
 from precise_shield.report.numbers.words import visible
 from precise_shield.workflows.answer import answers
 from precise_shield.workflows.answer.answers import Answers, Judged

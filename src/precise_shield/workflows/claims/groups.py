@@ -11,7 +11,7 @@ import numpy as np
 from precise_shield.analyse.permutation import group_difference
 from precise_shield.core.rates import Rate
 from precise_shield.core.summary import Claim, NeuronFacts
-from precise_shield.evaluate.bootstrap import DRAWS, GroupedDifference
+from precise_shield.evaluate.counting.bootstrap import DRAWS, GroupedDifference
 from precise_shield.workflows.base.config import Config
 from precise_shield.workflows.evaluate.stage import Evaluation
 

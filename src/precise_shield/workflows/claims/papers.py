@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Literal
 
 from precise_shield.core.summary import Claim, Condition, NeuronFacts, Verification
-from precise_shield.evaluate.bootstrap import GroupedDifference
+from precise_shield.evaluate.counting.bootstrap import GroupedDifference
 from precise_shield.workflows.base.config import Config
 from precise_shield.workflows.claims.groups import resourced, uneven
 from precise_shield.workflows.evaluate.stage import Evaluation

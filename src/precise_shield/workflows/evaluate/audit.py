@@ -21,9 +21,9 @@ from precise_shield.core.sites import FEED_FORWARD, NeuronSet
 from precise_shield.core.store import digest
 from precise_shield.core.summary import Audit, AuditRow, Condition
 from precise_shield.data.contrast import fingerprint, share_of
-from precise_shield.evaluate.bootstrap import UNKNOWN, grouped_difference, grouped_ratio
-from precise_shield.evaluate.headlines import of_rate
-from precise_shield.evaluate.measures import Outcomes, outcomes
+from precise_shield.evaluate.counting.bootstrap import UNKNOWN, grouped_difference, grouped_ratio
+from precise_shield.evaluate.counting.headlines import of_rate
+from precise_shield.evaluate.counting.measures import Outcomes, outcomes
 from precise_shield.intervene.edits import intervening, suppress
 from precise_shield.intervene.quantise import quantised
 from precise_shield.models.architecture.bind import BoundModel, bind, kinds_of

@@ -10,8 +10,8 @@ from precise_shield.core.errors import ConfigError, StoreError
 from precise_shield.core.rates import or_null
 from precise_shield.core.records import Example, Verdict
 from precise_shield.core.summary import Condition, ConditionKind, FactorRow
-from precise_shield.evaluate.factors import crossed_difference
-from precise_shield.evaluate.measures import MEASURES, Outcomes, outcomes
+from precise_shield.evaluate.counting.factors import crossed_difference
+from precise_shield.evaluate.counting.measures import MEASURES, Outcomes, outcomes
 from precise_shield.workflows.answer import answers
 from precise_shield.workflows.answer.judges import names_of, verdicts_of
 from precise_shield.workflows.base.config import load_config

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from precise_shield.core.summary import HarnessRow
-from precise_shield.evaluate.harness import harness_scores
+from precise_shield.evaluate.abilities.harness import harness_scores
 from precise_shield.workflows.answer.states import State
 from precise_shield.workflows.base.context import Run
 from precise_shield.workflows.base.sections.evaluate import HarnessSection

@@ -10,7 +10,7 @@ from precise_shield.core.records import Example, Response, Verdict
 from precise_shield.core.summary import BreakdownRow, Condition, HeadlineRow, Headlines
 from precise_shield.core.summary.headlines import Figure
 from precise_shield.data.contrast import by_cell, share_of
-from precise_shield.evaluate.headlines import (
+from precise_shield.evaluate.counting.headlines import (
     Company,
     consistency,
     gap_between,
@@ -19,9 +19,9 @@ from precise_shield.evaluate.headlines import (
     of_rate,
     worst_of,
 )
-from precise_shield.evaluate.measures import MEASURES, Outcomes, outcomes
-from precise_shield.evaluate.reading import clean, load_identifier
-from precise_shield.evaluate.statistics import effective_size
+from precise_shield.evaluate.counting.measures import MEASURES, Outcomes, outcomes
+from precise_shield.evaluate.counting.statistics import effective_size
+from precise_shield.evaluate.judging.reading import clean, load_identifier
 from precise_shield.models.readings.likelihood import first_token_ids
 from precise_shield.models.readings.readout import FirstTokenReadout
 from precise_shield.workflows.answer.states import State

@@ -12,9 +12,9 @@ from precise_shield.core.records import Example, Response, read_rows, write_rows
 from precise_shield.core.store import Stage, digest
 from precise_shield.core.summary import Condition
 from precise_shield.data.contrast import fingerprint
-from precise_shield.evaluate.asking import Cache
-from precise_shield.evaluate.served import Asking, answer
-from precise_shield.evaluate.server import Server
+from precise_shield.evaluate.judging.asking import Cache
+from precise_shield.evaluate.servers.served import Asking, answer
+from precise_shield.evaluate.servers.server import Server
 from precise_shield.workflows.answer.asked import connection, identified
 from precise_shield.workflows.base.config import Config
 from precise_shield.workflows.base.context import Run

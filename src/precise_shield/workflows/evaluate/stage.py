@@ -22,8 +22,13 @@ from precise_shield.core.summary import (
     Utility,
 )
 from precise_shield.data.contrast import by_cell
-from precise_shield.evaluate.bootstrap import GroupedDifference, grouped_difference
-from precise_shield.evaluate.measures import difference_rows, outcomes, rate_rows, refusal_gap
+from precise_shield.evaluate.counting.bootstrap import GroupedDifference, grouped_difference
+from precise_shield.evaluate.counting.measures import (
+    difference_rows,
+    outcomes,
+    rate_rows,
+    refusal_gap,
+)
 from precise_shield.workflows.align.adopting import adopt
 from precise_shield.workflows.align.assembled import assembled
 from precise_shield.workflows.align.conditions import aligned_state, suppressed_states

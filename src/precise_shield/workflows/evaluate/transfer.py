@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from precise_shield.core.summary import Condition, Transfer
-from precise_shield.evaluate.transfer import transfer_cells
+from precise_shield.evaluate.counting.transfer import transfer_cells
 from precise_shield.workflows.evaluate.stage import Evaluation
 
 

@@ -10,9 +10,9 @@ from precise_shield.core.records import Example, Response
 from precise_shield.core.store import digest
 from precise_shield.core.summary import ComplianceRow, Condition, Utility, UtilityRow
 from precise_shield.data.contrast import share_of
-from precise_shield.evaluate.extraction import EXTRACTIONS, options
-from precise_shield.evaluate.headlines import Company, of_rate
-from precise_shield.evaluate.utility import compliance, exact_match, perplexity
+from precise_shield.evaluate.abilities.extraction import EXTRACTIONS, options
+from precise_shield.evaluate.abilities.utility import compliance, exact_match, perplexity
+from precise_shield.evaluate.counting.headlines import Company, of_rate
 from precise_shield.models.readings.likelihood import answer_logprobs
 from precise_shield.workflows.answer.states import State
 from precise_shield.workflows.base.context import Run

@@ -15,7 +15,7 @@ from precise_shield.core.errors import ConfigError
 from precise_shield.core.records import Example, Response
 from precise_shield.core.store import readable_errors, write_whole
 from precise_shield.core.summary import RateRow, Summary
-from precise_shield.evaluate.rules import RULES, Rule
+from precise_shield.evaluate.counting.rules import RULES, Rule
 from precise_shield.workflows.answer import answers
 from precise_shield.workflows.answer.answers import Answers, Judged
 from precise_shield.workflows.answer.spreadsheets import inert

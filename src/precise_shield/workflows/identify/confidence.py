@@ -11,7 +11,7 @@ from precise_shield.core.masks import Masks
 from precise_shield.core.rates import or_null
 from precise_shield.core.store import Stage
 from precise_shield.core.summary import Confidence, ScoreAgreement, SetConfidence, Spread
-from precise_shield.evaluate.statistics import holm
+from precise_shield.evaluate.counting.statistics import holm
 from precise_shield.identify.confidence import (
     Pair,
     Sureness,

@@ -10,7 +10,7 @@ from typing import Literal
 from precise_shield.core.records import Example
 from precise_shield.core.sites import NeuronSet
 from precise_shield.core.summary import Condition
-from precise_shield.evaluate.extraction import options
+from precise_shield.evaluate.abilities.extraction import options
 from precise_shield.identify.scores import EXACT
 from precise_shield.workflows.align.arms import Settings, Shuffled, configured, spec_of
 from precise_shield.workflows.align.held_out import Part

@@ -10,7 +10,7 @@ from precise_shield.core.records import Example
 from precise_shield.core.sites import NeuronSet
 from precise_shield.core.summary import MatrixCell
 from precise_shield.data.contrast import by_cell
-from precise_shield.evaluate.statistics import holm
+from precise_shield.evaluate.counting.statistics import holm
 from precise_shield.workflows.base.context import Run
 from precise_shield.workflows.identify.stage import Atlas
 from precise_shield.workflows.verify.panel import Surgery, first_token_readout, key

@@ -7,7 +7,7 @@ from precise_shield.core.records import Example, Response
 from precise_shield.core.sites import NeuronSet
 from precise_shield.core.store import digest
 from precise_shield.core.summary import Judged
-from precise_shield.evaluate.measures import outcome, rate_of
+from precise_shield.evaluate.counting.measures import outcome, rate_of
 from precise_shield.models.answers.generation import generate
 from precise_shield.models.readings.likelihood import State
 from precise_shield.workflows.answer.judging import judge

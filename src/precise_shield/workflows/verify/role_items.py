@@ -14,7 +14,7 @@ from precise_shield.core.store import digest
 from precise_shield.data.abilities import abilities
 from precise_shield.data.contrast import fingerprint
 from precise_shield.data.refusals import known_language, refusal_for
-from precise_shield.evaluate.statistics import auc
+from precise_shield.evaluate.counting.statistics import auc
 from precise_shield.models.readings.likelihood import first_token_ids
 from precise_shield.models.readings.readout import FirstTokenReadout
 from precise_shield.workflows.base.context import Run, wanted

@@ -16,7 +16,7 @@ from precise_shield.core.store import digest
 from precise_shield.core.summary import Component, Role
 from precise_shield.core.summary.causal import ComponentName, ComponentScope
 from precise_shield.data.contrast import fingerprint
-from precise_shield.evaluate.roles import verdicts
+from precise_shield.evaluate.counting.roles import verdicts
 from precise_shield.models.loading.model import LoadedModel
 from precise_shield.models.readings.likelihood import State, answers_under
 from precise_shield.models.readings.readout import FirstTokenReadout

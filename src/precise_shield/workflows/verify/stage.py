@@ -12,7 +12,7 @@ from torch import Tensor
 from precise_shield.core.errors import EmptyCellError
 from precise_shield.core.records import Example
 from precise_shield.core.summary import Causal, Readout, Verification
-from precise_shield.evaluate.statistics import holm
+from precise_shield.evaluate.counting.statistics import holm
 from precise_shield.workflows.base.context import Run
 from precise_shield.workflows.verify.dose import dose_response, rivals, untouched
 from precise_shield.workflows.verify.matrix import matrix

@@ -1,0 +1,1 @@
+"""From verdicts to numbers: measures, their intervals, and what an average hides."""

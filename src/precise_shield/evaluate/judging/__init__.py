@@ -1,0 +1,1 @@
+"""Who reads the answers, how a judging model is asked, and how far judges err and agree."""
