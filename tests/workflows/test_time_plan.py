@@ -15,10 +15,11 @@ from precise_shield.data.manifest import Loaded
 from precise_shield.identify.stats import Stats
 from precise_shield.models.inputs.encoding import encode
 from precise_shield.models.loading.weights import checked_fingerprint
+from precise_shield.workflows.align import caching
 from precise_shield.workflows.base.config import parse_config
 from precise_shield.workflows.base.progress import Reporter
 from precise_shield.workflows.plan import keeping, probe, timeplan
-from precise_shield.workflows.plan.probe import Price
+from precise_shield.workflows.plan.price import Price
 from precise_shield.workflows.plan.work import Probing, Work, trainings, work_of
 
 
@@ -137,7 +138,7 @@ def test_own_answers_are_counted_once_for_each_set_of_rows(config_text, tmp_path
 def test_the_probe_gives_the_model_back_bit_for_bit(planned):
     run, work = planned
     before = checked_fingerprint(run.loaded.model)
-    kinds = {"row", "answer", "prompt", "step"}
+    kinds = {"row", "answer", "prompt", "draw", "step"}
     found = probe.prices(run, work)
     assert {unit for unit, _ in found} == kinds
     assert all(price.seconds > 0 and price.peak_mib > 0 for price in found.values())
@@ -154,7 +155,8 @@ def test_the_size_of_a_cache_is_stated_before_anything_is_trained(
     on += ["align.micro_batch=64", "data.sources.0.limit=2", "data.languages=[en]"]
     run = probing(config_text, tmp_path, *on)
     before = checked_fingerprint(run.loaded.model)
-    monkeypatch.setattr(keeping, "MIB", 1)  # bytes, so that a tiny model goes beyond its limit
+    for module in (keeping, caching):
+        monkeypatch.setattr(module, "MIB", 1)  # bytes, so that a tiny model goes beyond its limit
     found = keeping.keeping(run)
     rows = max((each.rows for each in trainings(run)), key=len)
     image, hidden = (
@@ -177,7 +179,12 @@ def test_the_size_of_a_cache_is_stated_before_anything_is_trained(
     assert keeping.keeping(off) is None
 
 
-def test_a_table_adds_up_and_says_what_does_not_fit(config_text, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("share", "one_thread", "each"), [(0.0, True, 0.5), (0.6, True, 0.125), (0.6, False, 0.5)]
+)
+def test_a_table_adds_up_and_says_what_does_not_fit(
+    share, one_thread, each, config_text, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     Path("c.yaml").write_text(config_text)
 
@@ -187,7 +194,9 @@ def test_a_table_adds_up_and_says_what_does_not_fit(config_text, tmp_path, monke
     monkeypatch.setattr(probe, "_step", full)
     monkeypatch.setattr(probe, "_row", lambda *_: Price(9.0))
     monkeypatch.setattr(probe, "_answer", lambda _: Price(1.0, token=100.0))
-    monkeypatch.setattr(probe, "_prompt", lambda _: Price(0.5))
+    monkeypatch.setattr(probe, "_prompt", lambda *_: Price(0.5, cpu=0.125))
+    monkeypatch.setattr(timeplan.Neighbours, "share", lambda _: share)
+    monkeypatch.setattr(timeplan, "clock_is_processor", lambda _: one_thread)
     said = CliRunner().invoke(app, ["doctor", "c.yaml", "--probe", "--json"])
     found = json.loads(said.stdout)
     rows = {row["what"]: row for row in found["stages"]}
@@ -196,6 +205,11 @@ def test_a_table_adds_up_and_says_what_does_not_fit(config_text, tmp_path, monke
     assert found["seconds"] == sum(row["seconds"] or 0 for row in found["stages"])
     assert found["seconds"] == sum(found["seconds_by_stage"].values())
     assert rows["train aligned"]["seconds"] is None
+    first = next(row for name, row in rows.items() if name.startswith("first token, untouched"))
+    assert first["seconds"] == first["count"] * each
+    assert first["cpu_seconds"] == first["count"] * 0.125
+    assert bool(found["busy"]) == (share > 0)
+    assert any("60% busy with other work" in x for x in timeplan.lines(found)) == (share > 0)
     words = "\n".join(found["problems"])
     assert "step: ran out of memory" in words
     assert "align.micro_batch" in words

@@ -149,7 +149,7 @@ class _Run:
 
     def keep(self, cache: CacheSpec, note: Note) -> None:
         """Compute the frozen part once a row, where that is used more than once."""
-        if cache.folder is None and self.total <= self.spec.steps_an_epoch(self.passes):
+        if not cache.pays(self.spec, self.passes):
             note("cache: no row is met twice in this training, so nothing is kept")
             return
         self.frozen = Kept(self.deltas, self.spec, cache, self.crew, note)

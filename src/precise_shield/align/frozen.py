@@ -49,6 +49,17 @@ class CacheSpec:
     limit: int = 4 * 2**30
     """Most bytes; what would be more is refused before anything is trained."""
 
+    def holds(self, size: int | float) -> bool:
+        """Whether so many bytes are within the limit."""
+        return size <= self.limit
+
+    def pays(self, spec: FitSpec, passes: int) -> bool:
+        """Whether what is kept is taken up again: in a later epoch, or by another training.
+
+        `passes`: forward passes an epoch.
+        """
+        return self.folder is not None or spec.total_steps(passes) > spec.steps_an_epoch(passes)
+
 
 class Frozen:
     """Everything computed afresh in every pass."""
@@ -187,7 +198,7 @@ class Kept(Frozen):
         self.note(f"cache: {' and '.join(kept)}, {size} {where} (limit {limit})")
 
     def _require(self, size: int, what: str) -> None:
-        if size > self.cache.limit:
+        if not self.cache.holds(size):
             raise ConfigError(
                 f"cache: {what} {_mib(size)} and the limit is {_mib(self.cache.limit)}; nothing"
                 " was trained. Raise align.cache.limit_mb, or set align.cache.where to disk or off."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 import transformers
 
@@ -12,6 +14,8 @@ from precise_shield.core.store import digest
 from precise_shield.workflows.align.plans import Plan
 from precise_shield.workflows.base.context import Run
 
+MIB = 2**20
+
 
 def cache_of(run: Run, plan: Plan, spec: FitSpec) -> CacheSpec | None:
     """What `align.cache` asks for; None for nothing.
@@ -19,15 +23,14 @@ def cache_of(run: Run, plan: Plan, spec: FitSpec) -> CacheSpec | None:
     On disk there is one folder for all trainings of a run that meet the same rows in the same
     first epoch: arms, searches and a training that goes on share it.
     """
-    section = run.config.align.cache
-    limit = section.limit_mb * 2**20
-    if section.where == "off":
+    plain = limits(run)
+    if plain is None:
         return None
     if isinstance(plan.form, AllParameters):
         run.reporter.say(f"cache: none for {plan.condition.name}, of which no part is frozen")
         return None
-    if section.where == "memory":
-        return CacheSpec(limit=limit)
+    if plain.folder is None:
+        return plain
     made_by = run.made_by(
         plan.rows,
         order=digest([row.id for row in plan.rows]),
@@ -39,4 +42,13 @@ def cache_of(run: Run, plan: Plan, spec: FitSpec) -> CacheSpec | None:
         transformers=transformers.__version__,
     )
     stage = run.store.stage("cache", made_by)
-    return CacheSpec(stage.folder, stage.key, limit)
+    return replace(plain, folder=stage.folder, made_by=stage.key)
+
+
+def limits(run: Run) -> CacheSpec | None:
+    """`align.cache` before its rows are known; on disk with the run's folder for a place."""
+    section = run.config.align.cache
+    if section.where == "off":
+        return None
+    folder = run.folder if section.where == "disk" else None
+    return CacheSpec(folder, limit=section.limit_mb * MIB)

@@ -15,13 +15,12 @@ from precise_shield.core.errors import ConfigError, UnsupportedModelError
 from precise_shield.core.parallel import crew
 from precise_shield.core.records import Example
 from precise_shield.workflows.align.arms import Shuffled, configured, spec_of
+from precise_shield.workflows.align.caching import MIB, limits
 from precise_shield.workflows.plan.probe import stand_ins
 from precise_shield.workflows.plan.work import Probing, plan_of, trainings
 
 SAMPLED = 4
 """Batches that are kept, of those with pictures and of those without; the rest counts as they."""
-
-MIB = 2**20
 
 
 def keeping(run: Probing) -> dict[str, Any] | None:
@@ -32,22 +31,21 @@ def keeping(run: Probing) -> dict[str, Any] | None:
     no more batches than `SAMPLED` and no picture is met twice; a picture counts for every row.
     The model is as it came afterwards, and nothing is written.
     """
-    section = run.config.align.cache
-    if section.where == "off":
+    section, cache = run.config.align.cache, limits(run)
+    if cache is None:
         return None
     rows = max((each.rows for each in trainings(run)), key=len)
     spec = spec_of(run, len(rows), configured(run))
     passes = len(Shuffled(run, plan_of(run, rows), spec)(0))
-    twice = spec.total_steps(passes) > spec.steps_an_epoch(passes)
     layers = sorted({site.layer for site in run.bound.sites if site.tower == "text"})[:2]
     found: dict[str, Any] = {"where": section.where, "limit_mib": section.limit_mb, "problem": None}
     for name, layer in (("first", layers[0]), ("higher", layers[-1])):
         try:
-            size = kept(run, rows, spec, layer) if twice or section.where == "disk" else 0
+            size = kept(run, rows, spec, layer) if cache.pays(spec, passes) else 0
         except (ConfigError, UnsupportedModelError, torch.OutOfMemoryError) as error:
             return {**found, "problem": f"align.cache: {error}"}
         found[f"mib_from_{name}_block"] = size / MIB
-    if found["mib_from_higher_block"] > section.limit_mb:
+    if not cache.holds(size):
         found["problem"] = (
             f"align.cache: {told(found)}. What is over the limit is refused before it is trained."
             " Mend: raise align.cache.limit_mb, or set align.cache.where: off."

@@ -16,12 +16,17 @@ from precise_shield.workflows.base.progress import Reporter
 from precise_shield.workflows.plan.doctor import describe
 from precise_shield.workflows.plan.keeping import keeping
 from precise_shield.workflows.plan.keeping import told as sizes
-from precise_shield.workflows.plan.probe import Price, prices
+from precise_shield.workflows.plan.price import Price
+from precise_shield.workflows.plan.probe import prices
 from precise_shield.workflows.plan.reading import told
+from precise_shield.workflows.plan.timing import Neighbours, Timing, clock_is_processor, sentence
 from precise_shield.workflows.plan.work import Probing, Work, work_of
 
 LONG = 3600.0
 """Seconds from which a plan names the setting that would shorten it most."""
+
+WHOLE = ("identify", "align")
+"""Stages that pay what comes on top of all items: the size of a batch, a training's receipt."""
 
 TIGHT = 0.85
 """Share of a device's memory from which a peak counts as a problem."""
@@ -33,6 +38,7 @@ MEND = {
     " model.device_map: auto",
     "answer": "lower evaluate.batch_size, set model.dtype: bfloat16, or spread the model with"
     " model.device_map: auto",
+    "draw": "lower identify.p",
     "step": "lower align.micro_batch, set align.gradient_checkpointing: true or model.dtype:"
     " bfloat16, or spread the model with model.shard: fsdp",
 }
@@ -50,7 +56,7 @@ KNOBS = {
 LEFT_OUT = (
     "loading and hashing the model, reading data, judging, served models, early stopping,"
     " bootstrap and shuffled-label draws, writing files and pages; answers count at the length of"
-    " the longest of a few, or at their full length where one of those did not end; arms of"
+    " the longest of a batch, or at their full length where one of those did not end; arms of"
     " another form (full, lora, benign_rows) are priced as the configured form; kept parts"
     " (align.cache), finished stages and further processes, which make it faster, are not"
     " subtracted; every kind of reading is priced as the nearest of the timed ones"
@@ -81,13 +87,19 @@ def probe(config: Config) -> dict[str, Any]:
         run = Probing(config, Path(folder), Reporter(quiet=True))
         run.assemble()
         work = work_of(run)
+        neighbours = Neighbours()
         cost = prices(run, work)
+        share, device = neighbours.share(), run.loaded.device
         cache = keeping(run)
+    busy = sentence(share, device)
+    if busy is not None and clock_is_processor(device):
+        cost = {kind: price.on_a_quiet_machine() for kind, price in cost.items()}
     table = _table(config, work, cost, room)
     table["problems"] += shown["reading"]["problems"]
     if cache is not None and cache["problem"] is not None:
         table["problems"].append(cache["problem"])
-    return {**head, **table, "cache": cache, "warnings": run.warnings}
+    shares = {"busy_with_other_work": share, "busy": busy}
+    return {**head, **table, **shares, "cache": cache, "warnings": run.warnings}
 
 
 def _table(
@@ -114,6 +126,7 @@ def _table(
         },
         "seconds_by_stage": by_stage,
         "seconds": total,
+        "cpu_seconds": sum(row["cpu_seconds"] or 0.0 for row in rows),
         "peak_memory_mib": max((p.peak_mib for p in cost.values() if p.peak_mib), default=None),
         "problems": _problems(config, rows, cost, by_stage, room),
         "estimate": f"an estimate for one process on this machine as it is. Left out: {LEFT_OUT}.",
@@ -121,7 +134,8 @@ def _table(
 
 
 def _row(work: Work, price: Price) -> dict[str, Any]:
-    each = price.of(work)
+    each, cpu = price.of(work), price.cpu_of(work)
+    once = price.once.over(1 / work.times) if work.stage in WHOLE else Timing(0.0, 0.0)
     return {
         "stage": work.stage,
         "what": work.what,
@@ -129,7 +143,8 @@ def _row(work: Work, price: Price) -> dict[str, Any]:
         "at_most": work.at_most,
         "unit": work.unit,
         "seconds_each": each,
-        "seconds": None if each is None else each * work.count,
+        "seconds": None if each is None else each * work.count + once.wall,
+        "cpu_seconds": None if cpu is None else cpu * work.count + once.cpu,
         "peak_memory_mib": price.peak_mib,
     }
 
@@ -230,6 +245,8 @@ def lines(found: dict[str, Any]) -> list[str]:
     if found["stages"]:
         shown += ["", *("  ".join(map(str.ljust, line, width)).rstrip() for line in table), ""]
         shown.append(f"total    {duration(found['seconds'])}")
+    if found.get("busy"):
+        shown.append(f"BUSY     {found['busy']}")
     shown += [f"PROBLEM  {each}" for each in found["problems"]] or ["problems none seen"]
     shown += [f"warning  {each}" for each in found.get("warnings", [])]
     return shown + ([f"This is {found['estimate']}"] if "estimate" in found else [])

@@ -31,9 +31,15 @@ from precise_shield.workflows.verify.matrix import matrix_prompts
 from precise_shield.workflows.verify.panel import POOL, answered, refusals, spread
 from precise_shield.workflows.verify.stage import verified_prompts
 
-Unit = Literal["row", "answer", "prompt", "step", "unpriced"]
-"""A row read with its response, an answer generated, a prompt's first token read, a training step.
+Unit = Literal["row", "answer", "prompt", "draw", "step", "unpriced"]
+"""A row read with its response, an answer generated, a prompt's first token read, a matched random
+set drawn, a training step.
 `unpriced` work is named, and no time is given for it."""
+
+
+OFF, TESTED = "off", "tested"
+"""Prompts that are read with neurons held at zero, and those of the test split, whose batches are
+those of `evaluate`."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,10 @@ class Work:
     """Longest answer, of `answer`."""
 
     quantity: str = ""
-    """What is read, of `row`; empty for activations."""
+    """What is read, of `row`, empty for activations; of `prompt`, how: `OFF`, `TESTED` or empty."""
+
+    times: int = 1
+    """How often it is begun: trainings, whose steps are counted together."""
 
     at_most: bool = False
     """The count is an upper bound: what it depends on is found by the run itself."""
@@ -135,7 +144,7 @@ def _explain(run: Run) -> Iterator[Work]:
         layers = len({site.layer for site in run.bound.sites if site.tower == "text"})
         passes = 1 + max(0, layers - 1) * (1 + section.influence.random_sets)
         count = len(prompts) * passes
-        yield Work("explain", "influence between layers", count, "prompt", at_most=True)
+        yield Work("explain", "influence between layers", count, "prompt", 0, OFF, at_most=True)
     if section.writes.on:
         prompts = capped(run, "probe", section.writes.per_cell, harmful_only=False)
         yield Work("explain", "prompts that drive single neurons", len(prompts), "prompt")
@@ -145,7 +154,8 @@ def _verify(run: Probing) -> Iterator[Work]:
     section = run.config.verify
     prompts, states = verified_prompts(run), 2 + section.random_sets
     what = f"first token, untouched, suppressed, {section.random_sets} random sets"
-    yield Work("verify", what, len(prompts) * states, "prompt")
+    yield Work("verify", what, len(prompts) * states, "prompt", 0, OFF)
+    yield Work("verify", "draw random sets", section.random_sets, "draw")
     if section.panel:
         yield from _panel(run)
     if section.matrix.sets:
@@ -153,7 +163,9 @@ def _verify(run: Probing) -> Iterator[Work]:
         many = {"cells": len(places), "languages": 3 * len({place[0] for place in places})}
         sets = sum(many.get(name, 1) for name in section.matrix.sets)
         count = len(matrix_prompts(run)) * (1 + sets * (1 + section.matrix.random_sets))
-        yield Work("verify", "set by cell", count, "prompt", at_most=True)
+        yield Work("verify", "set by cell", count, "prompt", 0, OFF, at_most=True)
+        drawn = sets * section.matrix.random_sets
+        yield Work("verify", "draw random sets, set by cell", drawn, "draw", at_most=True)
     if section.roles.sets:
         count = len(section.roles.sets) * (1 + section.roles.random_sets)
         yield Work("verify", "sets judged as deciding or writing", count, "unpriced")
@@ -177,7 +189,7 @@ def _panel(run: Probing) -> Iterator[Work]:
     references += 1 + 2 * bool(section.equal_importance) + rest
     unsure = section.remainders is None
     what = "panel: dose-response and rival sets"
-    yield Work("verify", f"{what}, first token", harmful * states, "prompt", at_most=unsure)
+    yield Work("verify", f"{what}, first token", harmful * states, "prompt", 0, OFF, at_most=unsure)
     read = said * (states + references)
     yield Work("verify", f"{what}, benign answers", read, "row", at_most=unsure)
 
@@ -258,7 +270,8 @@ def _align(run: Run) -> Iterator[Work]:
         what = f"train {each.name}"
         if own is not None and len(own) > 1:
             what += f", {len(own)} settings"
-        yield Work("align", what, steps, "step", at_most=unsure or drawn)
+        times = 1 if own is None else len(own)
+        yield Work("align", what, steps, "step", times=times, at_most=unsure or drawn)
 
 
 def _gate(run: Run) -> Iterator[Work]:
@@ -297,7 +310,7 @@ def _evaluate(run: Run) -> Iterator[Work]:
     yield Work("evaluate", "drift on benign answers", drift, "row", at_most=True)
     told = refusals(run)
     asked = readout_rows([row for row in test if row.language in told], section.readout_rows)
-    yield Work("evaluate", "first-token refusal log-odds", len(asked) * states, "prompt")
+    yield Work("evaluate", "first-token refusal log-odds", len(asked) * states, "prompt", 0, TESTED)
     given = len(scored_rows(benign, section.utility_rows))
     picks = scored_rows([row for row in benign if options(row)], section.utility_rows)
     read = given + sum(len(options(row)) for row in picks)
