@@ -345,7 +345,8 @@ def curve(study: Study) -> Iterator[Row]:
 
 def scores(study: Study) -> Iterator[Row]:
     """Sets that each score chooses at the primary p: what they share, and a training of each."""
-    runs = [settled(study, 0, RATES[0], f"identify.score={name}") for name in SCORES]
+    keys = [(f"identify.score={name}", "align.arms=[]") for name in SCORES]
+    runs = [settled(study, 0, RATES[0], *each) for each in keys]
     atlases = [api.identify(run) for run, _ in runs]
     widths = atlases[0].widths
     for i, j in combinations(range(len(SCORES)), 2):
