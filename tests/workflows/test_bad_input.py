@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from precise_shield.core.errors import (
     ConfigError,
@@ -17,7 +18,7 @@ from precise_shield.core.errors import (
 from precise_shield.workflows.base.config import parse_config
 from precise_shield.workflows.base.context import started
 from precise_shield.workflows.identify.stage import identify
-from precise_shield.workflows.run import run_all
+from precise_shield.workflows.run import plan, run_all
 
 GROUPS = range(6)
 
@@ -56,14 +57,68 @@ def test_good_rows_run_to_the_end(model_folder, tmp_path):
     ("keep", "kind", "sentence"),
     [
         (lambda row: row["split"] != "probe", EmptyCellError, "no examples in split probe"),
-        (lambda row: row["harm"] == "harmful", EmptyCellError, "en/text/benign"),
         (lambda row: row["split"] != "train", EmptyCellError, "no examples in split train"),
         (lambda row: row["split"] != "validation", EmptyCellError, "in split validation"),
+        (lambda row: row["split"] != "test", EmptyCellError, "in split test .evaluate.split"),
+        (
+            lambda row: row["harm"] == "harmful",
+            EmptyCellError,
+            r"no benign examples in split probe \(identify\); no benign examples in split train",
+        ),
+        (
+            lambda row: row["harm"] == "benign" or row["split"] != "validation",
+            EmptyCellError,
+            r"no harmful examples in split validation \(verify.split\)",
+        ),
+        (
+            lambda row: row["split"] in ("probe", "test"),
+            EmptyCellError,
+            r"split validation \(verify.split\); no examples in split train \(align.splits\)",
+        ),
     ],
 )  # fmt: skip
-def test_an_empty_cell_or_split_is_named(keep, kind, sentence, model_folder, tmp_path):
-    with pytest.raises(kind, match=sentence):
-        run_all(opened(model_folder, tmp_path, filter(keep, rows())))
+def test_an_empty_cell_or_split_is_named_before_a_model_is_loaded(keep, kind, sentence, tmp_path):
+    run = opened(tmp_path / "no model is here", tmp_path, filter(keep, rows()))
+    for started_ in (run_all, plan):
+        with pytest.raises(kind, match=sentence):
+            started_(run)
+
+
+@pytest.mark.parametrize("languages", [["en"], ["de", "sw"]])
+def test_sets_of_a_missing_anchor_are_refused_before_a_model_is_loaded(languages, tmp_path):
+    table = [
+        row | {"language": language, "id": f"{language}-{row['id']}"}
+        for language in languages
+        for row in rows()
+    ]
+    run = opened(tmp_path / "no model is here", tmp_path, table, "identify.chosen=MLS")
+    with pytest.raises(ConfigError, match=r"anchor, here 'en', with other languages.*: all, or"):
+        run_all(run)
+    with pytest.raises(LoadingError, match="no model is here"):
+        run_all(opened(tmp_path / "no model is here", tmp_path, table, "identify.chosen=all"))
+
+
+def test_a_cell_without_an_arm_is_named(model_folder, tmp_path):
+    table = [row | {"language": "de"} for row in rows() if row["harm"] == "harmful"]
+    table = [row | {"id": f"de-{row['id']}", "group": f"de-{row['group']}"} for row in table]
+    with pytest.raises(EmptyCellError, match="de/text/benign"):
+        identify(opened(model_folder, tmp_path, [*rows(), *table]))
+
+
+@pytest.mark.parametrize(("split", "words", "sentence"), [
+    ("probe", 3000, "takes [0-9]+ tokens, more than the 512"),
+    ("test", 3000, "takes [0-9]+ tokens, more than the 512"),
+    ("test", 505, "takes [0-9]+ tokens and an answer up to 300, more than the 512"),
+])  # fmt: skip
+def test_a_prompt_beyond_the_context_ends_the_run_before_its_first_stage(
+    split, words, sentence, model_folder, tmp_path
+):
+    table = list(rows())
+    at = next(i for i, row in enumerate(table) if row["split"] == split)
+    table[at]["prompt"] = "a " * (words // 2)
+    with pytest.raises(DataError, match=f"'{table[at]['id']}' {sentence}"):
+        run_all(opened(model_folder, tmp_path, table, "evaluate.max_new_tokens=300"))
+    assert not list(tmp_path.glob("out/stages/*"))
 
 
 def test_a_picture_for_a_missing_file_names_its_row(model_folder, tmp_path):
@@ -95,8 +150,9 @@ def test_an_empty_set_is_not_trained(model_folder, tmp_path):
         (lambda f: (f / "model.safetensors").write_bytes(b"\0" * 64), LoadingError, "safetensors"),
         (lambda f: (f / "model.safetensors").rename(f / "model.bin"), LoadingError, "pickle"),
         (lambda f: _no_template(f), LoadingError, "chat template"),
+        (lambda f: _narrow(f), LoadingError, r"down_proj.weight is \[16, 20\] in the checkpoint"),
     ],
-    ids=["architecture", "truncated", "pickle", "template"],
+    ids=["architecture", "truncated", "pickle", "template", "shape"],
 )  # fmt: skip
 def test_a_model_that_cannot_work_is_refused(break_it, kind, sentence, model_folder, tmp_path):
     folder = tmp_path / "model"
@@ -108,6 +164,14 @@ def test_a_model_that_cannot_work_is_refused(break_it, kind, sentence, model_fol
 
 def _edit(path, old, new):
     path.write_text(path.read_text().replace(f'"{old}"', f'"{new}"'))
+
+
+def _narrow(folder):
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    name = next(key for key in tensors if key.endswith("mlp.down_proj.weight"))
+    tensors[name] = tensors[name][:, :20].contiguous()
+    save_file(tensors, path, metadata={"format": "pt"})
 
 
 def _no_template(folder):

@@ -210,6 +210,22 @@ def test_data_check_warns_of_a_request_that_two_files_ask(call, tmp_path):
     assert json.loads(call("data", "check", *files, "--json").stdout)["overlaps"][0]["exact"] == 1
 
 
+def test_data_check_names_places_that_cannot_be_probed(call, tmp_path):
+    rows = [
+        {"id": f"{harm}-{lang}", "group": f"{harm}-{lang}", "language": lang, "modality": "text",
+         "harm": harm, "split": "probe", "prompt": f"{harm} {lang}"}
+        for harm, lang in (("harmful", "en"), ("benign", "en"), ("harmful", "sw"))
+    ]  # fmt: skip
+    path, part = tmp_path / "m.jsonl", tmp_path / "part.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    part.write_text("\n".join(map(json.dumps, rows[::2])))
+    found = call("data", "check", path)
+    assert found.returncode == 0
+    assert "warning: split probe has no benign rows in sw/text; a run needs both" in found.stdout
+    assert "0 problems" in found.stdout
+    assert "warning" not in call("data", "check", part).stdout  # the benign rows are in another
+
+
 def test_data_transform_writes_a_manifest_with_its_pictures(call, tmp_path):
     row = {"id": "a", "language": "ar", "modality": "text", "harm": "benign", "split": "test"}
     path = tmp_path / "m.jsonl"
@@ -229,3 +245,40 @@ def test_data_transform_writes_a_manifest_with_its_pictures(call, tmp_path):
 
 def test_data_schema_prints_json_schema(call):
     assert "prompt" in json.loads(call("data", "schema").stdout)["properties"]
+
+
+@pytest.mark.parametrize(
+    ("failure", "code", "sentence"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted: finished stages are kept"),
+        (MemoryError("no room"), 2, "error: memory ran out (no room). Finished stages are kept"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+            2,
+            "error: memory ran out (DefaultCPUAllocator: can't allocate memory).",
+        ),
+    ],
+    ids=["ctrl-c", "memory", "torch's memory"],
+)
+def test_an_end_from_outside_is_one_sentence(failure, code, sentence, monkeypatch, capsys):
+    def fails(*_, **__):
+        raise failure
+
+    monkeypatch.setattr("precise_shield.cli.tools.show", fails)
+    monkeypatch.setattr("sys.argv", ["precise-shield", "list"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == code
+    said = capsys.readouterr().err
+    assert said.startswith(sentence)
+    assert said.count("\n") == 1
+
+
+def test_another_failure_keeps_its_traceback(monkeypatch):
+    def fails(*_, **__):
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr("precise_shield.cli.tools.show", fails)
+    monkeypatch.setattr("sys.argv", ["precise-shield", "list"])
+    with pytest.raises(RuntimeError, match="a fault of ours"):
+        main()

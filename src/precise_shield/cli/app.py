@@ -16,6 +16,12 @@ from precise_shield.core.errors import UserError
 FIRST = ("demo", "init", "doctor", "run")
 """Commands that somebody new needs, in their order; the others follow as they are registered."""
 
+NO_MEMORY = (
+    "memory ran out ({}). Finished stages are kept: lower this stage's batch size or"
+    " `align.micro_batch`, load the model in bfloat16 or on another device, and run the same"
+    " command again."
+)
+
 
 class Group(TyperGroup):
     """The commands, in the order in which they are wanted."""
@@ -63,8 +69,18 @@ def main() -> None:
 
                 typer.echo(f"error: {visible(str(error))}", err=True)
         sys.exit(2)
-    except typer.Abort:
+    except typer.Abort:  # a RuntimeError too
         sys.exit(1)
+    except (MemoryError, RuntimeError) as error:
+        from precise_shield.models.loading.files import first_line
+        from precise_shield.models.passes.batching import out_of_memory
+
+        if not out_of_memory(error):
+            raise
+        with here.telling(error) as tells:
+            if tells:
+                typer.echo(f"error: {NO_MEMORY.format(first_line(error))}", err=True)
+        sys.exit(2)
     except (KeyboardInterrupt, SystemExit) as end:
         code = end.code if isinstance(end, SystemExit) else INTERRUPTED
         if code == INTERRUPTED and here.speaks:

@@ -25,7 +25,7 @@ def data_check(
     as_json: Json = False,
 ) -> None:
     """List every problem of manifests with its row, and requests that are in two splits."""
-    from precise_shield.workflows.base.data import check
+    from precise_shield.workflows.base.data import check, problems_of
 
     found = check(paths, overlap)
     if as_json:
@@ -34,7 +34,7 @@ def data_check(
         for line in found.lines():
             typer.echo(line)
     if found.problems:
-        raise UserError(f"{len(found.problems)} problems in {', '.join(map(str, paths))}.")
+        raise UserError(f"{problems_of(found)} in {', '.join(map(str, paths))}.")
 
 
 @data_app.command("schema")

@@ -52,14 +52,22 @@ def run(options: StageOptions, dry_run: DryRun = False) -> None:
     show_summary(run_all(work), work.folder, as_json=options.as_json)
 
 
-def stage(work: Callable[[Run], object]) -> None:
+Found = tuple[object, list[str]]
+"""What a stage found: as plain data for programs, and as lines for people."""
+
+
+def stage(work: Callable[[Run], Found]) -> None:
     """Register a command that does one stage and prints what `work` returns.
 
     The command has the function's name and its docstring as help.
     """
 
     def command(options: StageOptions) -> None:
-        show(work(options.opened()), as_json=options.as_json)
+        plain, lines = work(options.opened())
+        if options.as_json:
+            show(plain, as_json=True)
+        elif launch().speaks:
+            typer.echo("\n".join(lines))
 
     app.command(work.__name__, help=work.__doc__)(grouped(command))
 
@@ -90,30 +98,36 @@ def identify(
 
 
 @stage
-def explain(run: Run) -> object:
+def explain(run: Run) -> Found:
     """Where the neurons sit, what languages and modalities share, and how sure that is."""
+    from precise_shield.report.pages.stages import neuron_lines
     from precise_shield.workflows.align.adopting import adopt
     from precise_shield.workflows.explain.explained import before_tuning
     from precise_shield.workflows.explain.stage import explain as work
 
     adopt(run)
     facts, more = work(run), before_tuning(run)
-    return {**facts.model_dump(mode="json"), **more.model_dump(mode="json", exclude={"counts"})}
+    plain = {**facts.model_dump(mode="json"), **more.model_dump(mode="json", exclude={"counts"})}
+    return plain, neuron_lines(facts)
 
 
 @stage
-def verify(run: Run) -> object:
+def verify(run: Run) -> Found:
     """Suppress the neurons beside matched random ones. In memory; nothing is saved."""
+    from precise_shield.report.pages.stages import causal_lines
     from precise_shield.workflows.align.adopting import adopt
     from precise_shield.workflows.verify.stage import verify as work
 
     adopt(run)
-    return work(run).model_dump(mode="json")
+    found = work(run)
+    return found.model_dump(mode="json"), causal_lines(found)
 
 
 @stage
-def evaluate(run: Run) -> object:
+def evaluate(run: Run) -> Found:
     """Answer and judge the test prompts in every condition."""
+    from precise_shield.report.pages.stages import rate_lines
     from precise_shield.workflows.evaluate.stage import evaluate as work
 
-    return {"rates": [row.model_dump(mode="json") for row in work(run).rates]}
+    rates = work(run).rates
+    return {"rates": [row.model_dump(mode="json") for row in rates]}, rate_lines(rates)

@@ -158,15 +158,20 @@ class Paired:
         """Rate after minus rate before; NaN when no prompt is scored in both."""
         return (self.only_after - self.only_before) / self.n if self.n else nan
 
-    def interval(self, z: float = Z95) -> tuple[float, float]:
+    def interval(self, z: float = Z95, effective: float | None = None) -> tuple[float, float]:
         """Interval of the paired difference, from the discordant pairs.
+
+        Like `Rate.interval` it keeps a width where every pair, or none, changes. Pairs that hang
+        together are worth fewer than they are: `effective` says how many independent ones.
 
         Source: Agresti & Min (2005), "Simple improved confidence intervals for comparing
             matched proportions", Statistics in Medicine 24, 729-740 (add 1/2 a cell).
         """
         if not self.n:
             return nan, nan
-        n, b, c = self.n + 2, self.only_before + 0.5, self.only_after + 0.5
+        worth = 1.0 if effective is None else effective / self.n
+        n = self.n * worth + 2
+        b, c = self.only_before * worth + 0.5, self.only_after * worth + 0.5
         centre = (c - b) / n
         spread = z * sqrt((b + c) - (c - b) ** 2 / n) / n
         return max(-1.0, centre - spread), min(1.0, centre + spread)

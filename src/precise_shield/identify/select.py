@@ -128,7 +128,8 @@ def _operand(tokens: list[str], sets: Mapping[str, S], whole: str) -> tuple[S, l
     if tokens[0] not in sets:
         raise ConfigError(
             f"no set {tokens[0]!r}.{suggestion(tokens[0], dict(sets))}"
-            f" Known: {', '.join(sorted(sets))}."
+            f" Known: {', '.join(sorted(sets))}. (MLS and SS need identify.anchor's"
+            " language and others beside it.)"
         )
     return sets[tokens[0]], tokens[1:]
 
@@ -148,6 +149,6 @@ def require(name: str, chosen: NeuronSet, sets: Mapping[str, NeuronSet]) -> Neur
     sizes = ", ".join(f"{key} {size}" for key, size in sorted(parts.items()))
     blame = f" No neuron comes from {', '.join(none)}." if none else " Its parts share no neuron."
     raise EmptySetError(
-        f"the set {name!r} is empty (sizes of its cells: {sizes}).{blame} Raise p, choose another"
-        " set, or give more examples a cell."
+        f"the set {name!r} is empty (sizes of its cells: {sizes}).{blame} Raise identify.p, set"
+        " identify.chosen to another set (`all` joins every cell's), or give more examples a cell."
     )

@@ -29,6 +29,7 @@ from precise_shield.workflows.explain.headroom import headroom
 from precise_shield.workflows.explain.stage import explain
 from precise_shield.workflows.identify.stage import identify
 from precise_shield.workflows.plan.budget import budget
+from precise_shield.workflows.plan.rows import check_chosen, check_lengths, check_rows
 from precise_shield.workflows.summarise import summarise
 from precise_shield.workflows.verify.stage import verify
 
@@ -39,9 +40,12 @@ def run_all(run: Run) -> Summary:
     check_defences(run.config)
     check_servers(run.config, arm_names(run.config.align, parts_of(run)))
     check_trackers(run.config.align.track)
+    check_rows(run)
+    check_chosen(run)
     check_stop(run)
     run.write_text("config.yaml", commented(run.config))
     run.reporter.say(budget(run))
+    check_lengths(run)
     if run.config.align.search.on:
         headroom(run)  # warns before anyone trains
     adopt(run)
@@ -67,6 +71,8 @@ def plan(run: Run) -> list[str]:
     for example in run.data.examples:
         splits[example.split] += 1
     section = run.config
+    check_rows(run)
+    check_chosen(run)
     check_stop(run)
     names = arm_names(section.align, parts_of(run))
     return [

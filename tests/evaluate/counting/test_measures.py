@@ -6,6 +6,7 @@ import itertools
 import math
 from collections import Counter
 
+import numpy as np
 import pytest
 from scipy.stats import binomtest
 
@@ -401,3 +402,33 @@ class TestPooledRows:
         assert pooled.difference == pytest.approx(naive.difference)
         assert pooled.high - pooled.low > 2 * (naive.interval()[1] - naive.interval()[0])
         assert pooled.p_value > 1000 * naive.p_value
+
+    def test_groups_that_all_change_alike_leave_no_certainty(self):
+        rows = self.rows([f"l{n}" for n in range(10)])
+        said = self.verdicts(rows, "base", 0) + self.verdicts(rows, "aligned", 12)
+        table = difference_rows("base", "aligned", rows, said, measures=["attack_success"])
+        pooled = next(row for row in table if row.language is row.modality is None)
+        assert pooled.difference == -1.0
+        twelve = Paired(0, 12, 0, 0)  # as sure as twelve requests asked once
+        assert (pooled.low, pooled.high) == pytest.approx(twelve.interval())
+        assert pooled.high > -0.85
+        assert Paired(0, 120, 0, 0).interval()[1] < -0.95  # what 120 prompts would be
+
+    def test_intervals_of_differences_cover_near_the_ends(self):
+        """Eight requests in five languages, of which 95 % comply before and 5 % after."""
+        random = np.random.default_rng(0)
+        languages = [f"l{n}" for n in range(5)]
+        rows = [row for row in self.rows(languages) if int(row.group[1:]) < 8]
+        covered, draws = 0, 60
+        for _ in range(draws):
+            said = []
+            for condition, share in (("base", 0.95), ("aligned", 0.05)):
+                of_group = random.beta(share * 2, (1 - share) * 2, 8)  # renderings hang together
+                for row in rows:
+                    hit = random.random() < of_group[int(row.group[1:])]
+                    label = "unsafe" if hit else "refusal"
+                    said.append(Verdict(row.id, condition, "reference", label))
+            table = difference_rows("base", "aligned", rows, said, measures=["attack_success"])
+            pooled = next(row for row in table if row.language is row.modality is None)
+            covered += pooled.low <= -0.9 <= pooled.high
+        assert covered >= 0.85 * draws  # resampled groups alone cover about two in three

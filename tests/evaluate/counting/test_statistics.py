@@ -12,7 +12,13 @@ from hypothesis import strategies as st
 from scipy.stats import false_discovery_control, mannwhitneyu
 
 from precise_shield.core.errors import NumericError
-from precise_shield.evaluate.counting.statistics import auc, effective_size, holm, resampled_rate
+from precise_shield.evaluate.counting.statistics import (
+    auc,
+    effective_pairs,
+    effective_size,
+    holm,
+    resampled_rate,
+)
 
 
 class TestHolm:
@@ -103,3 +109,26 @@ class TestEffectiveSize:
         drawn = resampled_rate(hits, judged, 4000, rng)
         assert p * (1 - p) / size == pytest.approx(np.var(drawn), rel=0.12)
         assert size < 0.8 * judged.sum()
+
+
+class TestEffectivePairs:
+    def test_copies_are_worth_one_and_strangers_all(self):
+        assert effective_pairs([[1], [0], [-1], [0]]) == 4
+        assert effective_pairs([[1] * 6, [0] * 6, [0] * 6, [1] * 6]) == pytest.approx(4, abs=1)
+        mixed = [[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 0, 0]]  # each group holds as many
+        assert effective_pairs(mixed) == 4  # it cannot be told from groups that change alike
+
+    def test_it_lies_between_the_groups_and_the_pairs(self):
+        random = np.random.default_rng(3)
+        for _ in range(50):
+            changes = [random.integers(-1, 2, random.integers(1, 7)).tolist() for _ in range(6)]
+            assert 6 <= effective_pairs(changes) <= sum(map(len, changes))
+
+    def test_independent_pairs_in_groups_keep_most_of_their_worth(self):
+        random = np.random.default_rng(1)
+        changes = random.integers(-1, 2, (400, 5)).tolist()
+        assert effective_pairs(changes) > 1700
+
+    def test_where_nothing_is_known_the_groups_count(self):
+        assert effective_pairs([[1, 1], [1, 1]]) == 2
+        assert effective_pairs([[0, 0, 0]]) == 1

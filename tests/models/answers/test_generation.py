@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from precise_shield.core.errors import ConfigError, NumericError, UserError
+from precise_shield.core.errors import ConfigError, DataError, NumericError, UserError
 from precise_shield.core.records import Example
 from precise_shield.models.answers.decoding import Choice, decode, decode_by_library
 from precise_shield.models.answers.generation import _stream, generate
@@ -192,7 +192,14 @@ def test_draws_follow_the_softmax_at_the_temperature(loaded_once):
             assert abs(seen - share[token]) < 4.5 * spread
 
 
-def test_a_batch_that_does_not_fit_is_halved(loaded_once, asked, monkeypatch):
+NO_ROOM = [
+    torch.OutOfMemoryError("no room"),
+    RuntimeError("[enforce fail] err == 0. DefaultCPUAllocator: can't allocate memory"),
+]
+
+
+@pytest.mark.parametrize("error", NO_ROOM, ids=["device", "main memory"])
+def test_a_batch_that_does_not_fit_is_halved(error, loaded_once, asked, monkeypatch):
     loaded = loaded_once("llama")
     whole = generate(loaded, asked, condition="base", max_new_tokens=4)
     forward, sizes = loaded.model.forward, []
@@ -200,7 +207,7 @@ def test_a_batch_that_does_not_fit_is_halved(loaded_once, asked, monkeypatch):
     def tight(*args, **kwargs):
         sizes.append(len(kwargs["input_ids"]))
         if sizes[-1] > 2:
-            raise torch.OutOfMemoryError("no room")
+            raise error
         return forward(*args, **kwargs)
 
     monkeypatch.setattr(loaded.model, "forward", tight)
@@ -220,6 +227,28 @@ def test_one_example_that_does_not_fit_is_a_clear_error(loaded_once, asked, monk
     monkeypatch.setattr(loaded.model, "forward", full)
     with pytest.raises(UserError, match="one example alone does not fit"):
         generate(loaded, asked, condition="base", max_new_tokens=4)
+
+
+def test_another_failure_of_a_batch_is_not_taken_for_want_of_memory(
+    loaded_once, asked, monkeypatch
+):
+    loaded, calls = loaded_once("llama"), []
+
+    def broken(*args, **kwargs):
+        calls.append(1)
+        raise RuntimeError("shapes do not fit")
+
+    monkeypatch.setattr(loaded.model, "forward", broken)
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        generate(loaded, asked, condition="base", max_new_tokens=4)
+    assert len(calls) == 1
+
+
+def test_an_answer_that_would_leave_the_context_is_refused(loaded_once, asked):
+    loaded = loaded_once("llama")
+    room = loaded.model.config.max_position_embeddings
+    with pytest.raises(DataError, match=f"answer up to {room}, more than the {room}"):
+        generate(loaded, asked, condition="base", max_new_tokens=room)
 
 
 def test_no_examples_give_no_answers(loaded_once):

@@ -11,6 +11,7 @@ from rich.console import Console
 from precise_shield.report import render_markdown, summary_lines, summary_renderables
 from precise_shield.report.numbers.view import View
 from precise_shield.report.pages.markdown import plain
+from precise_shield.report.pages.stages import causal_lines, neuron_lines, rate_lines
 from precise_shield.report.safety.headline import verdict
 from report.fixture import BIDI, BREAKOUT, LANGUAGES, LINK, SCRIPT, hostile, realistic
 
@@ -69,6 +70,42 @@ def test_lines_show_before_after_and_the_control_with_intervals() -> None:
     ):
         assert words in whole
     assert "undefined" not in whole
+
+
+def test_every_pooled_share_says_how_many_answers_it_rests_on() -> None:
+    summary = realistic()
+    lines = summary_lines(summary)
+    start = lines.index("All cells pooled, % [95 % interval]")
+    assert lines[start + 1].split()[-2:] == ["n", "unscored"]
+    block = lines[start + 2 : lines.index("", start)]
+    shares = [line for line in block if re.search(r"\d+\.\d% \[", line)]
+    assert len(shares) > 5
+    assert all(re.search(r"\]  +\d+ +\d+$", line) for line in shares)
+    base = View(summary).rate("base", "attack_success")
+    assert base is not None
+    assert shares[0].split()[-2:] == [str(base.n), str(base.unscored)]
+    gaps = [line for line in block if "points" in line]
+    assert all(re.search(r"\d+\+\d+ +\d+\+\d+$", line) for line in gaps)
+
+
+def test_a_stage_is_told_in_a_few_lines_with_its_controls() -> None:
+    summary = realistic()
+    facts, found = summary.neurons, summary.verification
+    assert found is not None
+    neurons = neuron_lines(facts)
+    assert len(neurons) < 20 + len(facts.sets)
+    row = next(line for line in neurons if line.startswith(facts.sets[0].name + " "))
+    assert row.split()[1] == str(facts.sets[0].size)
+    causal = causal_lines(found)
+    assert causal[0] == found.verdict
+    pooled = found.readouts[0]
+    change = f"{pooled.suppressed - pooled.base:+.2f}"
+    assert any(change in line and str(pooled.n) in line.split() for line in causal)
+    rates = rate_lines(summary.rates)
+    assert all(line.split()[-1].isdigit() for line in rates[1:-2])
+    assert len(rates) < 2 + len(summary.rates)
+    for lines in (neurons, causal, rates):
+        assert "--json" in lines[-1]
 
 
 def test_lines_carry_no_control_character_whatever_the_names() -> None:

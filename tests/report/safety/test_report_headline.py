@@ -253,6 +253,8 @@ def test_languages_share_by_the_one_test_over_all_pairs(p: float, tone: str) -> 
     found = where_findings(View(summary.model_copy(update={"neurons": neurons})))
     shared = next(f for f in found if f.about == "Shared")
     assert (shared.tone, f"p = {p:.3f}" in shared.sentence) == (tone, True)
+    assert "50.0% of a set" in shared.sentence
+    assert "chance 40.0%" in shared.sentence  # the level that this p is held against
 
 
 def test_runs_of_two_experiments_get_no_verdict_between_them() -> None:

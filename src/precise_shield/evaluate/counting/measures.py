@@ -36,6 +36,7 @@ from precise_shield.evaluate.counting.rules import OURS, RULES, Rule
 from precise_shield.evaluate.counting.statistics import (
     auc,
     certain_apart,
+    effective_pairs,
     effective_size,
     holm,
     resampled_rate,
@@ -228,7 +229,12 @@ def _difference(
     now: Outcomes,
     groups: Mapping[str, str],
 ) -> DifferenceRow:
-    """One place's row. A pooled interval is at least as wide as that of independent prompts."""
+    """One place's row.
+
+    A pooled interval is the wider, at each end, of what whole groups give when they are drawn again
+    and of the paired interval for as many pairs as the groups are worth: the first alone has no
+    width where every group changes alike.
+    """
     was = {name: hit for name, hit in was.items() if name in groups}
     now = {name: hit for name, hit in now.items() if name in groups}
     pair = Paired.of(was, now)
@@ -236,6 +242,8 @@ def _difference(
     if None in place and len(set(groups.values())) < len(groups):
         whole = grouped_difference(was, now, groups)
         p_value = whole.p_value
+        if pair.n:
+            low, high = pair.interval(effective=effective_pairs(_changes(was, now, groups)))
         if not isnan(whole.low):
             low, high = min(low, whole.low), max(high, whole.high)
     return DifferenceRow(
@@ -251,6 +259,16 @@ def _difference(
         high=_known(high),
         p_value=_known(p_value),
     )
+
+
+def _changes(was: Outcomes, now: Outcomes, groups: Mapping[str, str]) -> list[list[int]]:
+    """What each pair that is scored on both sides does, group by group."""
+    found: defaultdict[str, list[int]] = defaultdict(list)
+    for name, before in was.items():
+        after = now.get(name)
+        if before is not None and after is not None:
+            found[groups[name]].append(int(after) - int(before))
+    return list(found.values())
 
 
 def _known(value: float) -> float | None:

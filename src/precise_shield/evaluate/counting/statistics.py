@@ -54,6 +54,29 @@ def effective_size(hits: Sequence[int], judged: Sequence[int]) -> float:
     return min(total, max(float(groups), total * alone / variance)) if variance else total
 
 
+def effective_pairs(changes: Sequence[Sequence[int]]) -> float:
+    """How many independent pairs the pairs of these groups are worth for a paired difference.
+
+    As `effective_size`: the pairs over the design effect, at most the pairs themselves and at
+    least the groups; where all groups change alike, and the design effect is unknown, the groups.
+
+    Args:
+        changes: of each group, what each pair does: 1, 0 or -1; at least one pair a group.
+    """
+    sums = np.array([sum(group) for group in changes], dtype=np.float64)
+    n = np.array([len(group) for group in changes], dtype=np.float64)
+    groups, total = len(n), float(n.sum())
+    if total == groups:
+        return total
+    mean = float(sums.sum()) / total
+    square = sum(step * step for group in changes for step in group) / total
+    between = float(((sums - mean * n) ** 2).sum())
+    if groups < 2 or not between:
+        return float(groups)
+    variance = groups / (groups - 1) * between / total**2
+    return min(total, max(float(groups), (square - mean**2) / variance))
+
+
 def certain_apart(rates: Sequence[float], groups: Sequence[int]) -> tuple[float, float]:
     """Interval of the first minus the second of two rates at 0 or 1, over their groups.
 

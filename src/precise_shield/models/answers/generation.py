@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
@@ -57,7 +58,8 @@ def generate(
 
     Raises:
         ConfigError: a number is out of range.
-        DataError: a picture is missing or broken, or the model sees none, or not so many.
+        DataError: a picture is missing or broken, or the model sees none, or not so many; or a
+            prompt and its answer take more tokens than the model was made for.
         LoadingError: the chat template fails, or takes no earlier turns.
     """
     if max_new_tokens < 1 or batch_size < 1 or temperature < 0:
@@ -69,9 +71,8 @@ def generate(
 
     def answer(part: list[int]) -> None:
         asked = [examples[i] for i in part]
-        batch = encode(
-            loaded, asked, None, side="left", system=system, prefix=prefix, history=history
-        )
+        written: dict[str, Any] = {"system": system, "prefix": prefix, "history": history}
+        batch = encode(loaded, asked, None, side="left", room=max_new_tokens, **written)
         rows = _answer(loaded, batch, asked, max_new_tokens, temperature, seed)
         said = [_response(loaded, e, condition, row) for e, row in zip(asked, rows, strict=True)]
         done.update(zip(part, said, strict=True))

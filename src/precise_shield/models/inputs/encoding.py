@@ -23,6 +23,7 @@ from precise_shield.models.inputs.chat import (
     prompt_text,
     response_tokens,
 )
+from precise_shield.models.inputs.context import require_room
 from precise_shield.models.loading.files import first_line
 from precise_shield.models.loading.model import LoadedModel
 
@@ -93,6 +94,7 @@ def encode(
     system: str | None = None,
     prefix: str | None = None,
     history: Sequence[Turn] = (),
+    room: int | None = 0,
 ) -> Encoded:
     """Write examples as the model's own chat template does, with answers where given.
 
@@ -108,9 +110,11 @@ def encode(
         system: words of a system turn; merged into the user's where the template has none.
         prefix: words put before the user's own.
         history: turns that come before each of the examples, oldest first.
+        room: tokens to keep for an answer that is still to come; None does not ask whether it fits.
 
     Raises:
-        DataError: a picture is missing or broken, or the model sees none, or not so many.
+        DataError: a picture is missing or broken, or the model sees none, or not so many; or a
+            row takes more tokens than the model was made for.
         LoadingError: the chat template fails, or takes no earlier turns.
     """
     if not examples:
@@ -126,6 +130,9 @@ def encode(
         answers: list[list[int]] = [[] for _ in examples]
     else:
         answers = response_tokens(loaded, turns, texts, responses)
+    if room is not None:
+        sizes = [len(ids) + len(said) for ids, said in zip(prompts.ids, answers, strict=True)]
+        require_room(loaded, examples, sizes, room)
     return _collate(loaded, prompts, answers, side)
 
 

@@ -6,14 +6,9 @@ from collections.abc import Sequence
 
 from precise_shield.core.errors import DataError
 from precise_shield.core.records import Example
+from precise_shield.models.inputs.context import context
 from precise_shield.models.inputs.encoding import Turn, encode
 from precise_shield.models.loading.model import LoadedModel
-
-
-def context(loaded: LoadedModel) -> int | None:
-    """Most tokens, prompt and answer together, that the model was made for; None if unsaid."""
-    most = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
-    return most if isinstance(most, int) and most > 0 else None
 
 
 def too_many(loaded: LoadedModel, example: Example, history: Sequence[Turn], room: int) -> int:
@@ -33,7 +28,7 @@ def too_many(loaded: LoadedModel, example: Example, history: Sequence[Turn], roo
     if most is None:
         return 0
     for gone in range(len(history) + 1):
-        batch = encode(loaded, [example], history=history[gone:])
+        batch = encode(loaded, [example], history=history[gone:], room=None)
         needed = int(batch.prompt_mask.sum()) + room
         if needed <= most:
             return gone

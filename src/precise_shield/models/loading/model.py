@@ -32,7 +32,7 @@ from precise_shield.models.loading.files import Source, check_weights, first_lin
 from precise_shield.models.loading.processors import reading_digest
 from precise_shield.models.loading.reader import ends_of, template_of, words_of
 from precise_shield.models.loading.spec import ModelSpec, read_config, sees
-from precise_shield.models.loading.weights import checked_fingerprint
+from precise_shield.models.loading.weights import checked_fingerprint, why
 from precise_shield.models.passes.taps import lasting
 
 
@@ -182,17 +182,15 @@ def _model(
         kept |= {"device_map": spec.device_map, "max_memory": spec.max_memory}
     if spec.quantise is not None:
         kept |= packing(spec.quantise, config, pick_device(spec.device))
+    kept |= {"dtype": dtype, "trust_remote_code": spec.trust_remote_code, "config": config}
+
+    def read(**more: Any) -> Any:
+        return kind.from_pretrained(source.folder, output_loading_info=True, **kept, **more)
+
     try:
-        loaded = kind.from_pretrained(
-            source.folder,
-            dtype=dtype,
-            trust_remote_code=spec.trust_remote_code,
-            output_loading_info=True,
-            config=config,
-            **kept,
-        )
+        loaded = read()
     except (OSError, ValueError, KeyError, RuntimeError, TypeError, ImportError) as error:
-        raise LoadingError(f"{spec.path}: the weights do not load ({first_line(error)}).") from None
+        raise LoadingError(f"{spec.path}: the weights do not load ({why(error, read)}).") from None
     model: PreTrainedModel = loaded[0]
     missing = sorted(loaded[1]["missing_keys"])
     if missing:

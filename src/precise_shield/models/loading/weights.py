@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -17,6 +17,7 @@ from precise_shield.core.errors import LoadingError
 from precise_shield.models.architecture.layouts import DOWN, GATE_UP
 from precise_shield.models.holding.held import fetched, is_offloaded, is_sharded, whole
 from precise_shield.models.holding.packed import packed
+from precise_shield.models.loading.files import first_line
 
 
 def checked_fingerprint(model: nn.Module) -> str:
@@ -86,3 +87,20 @@ def projections(model: PreTrainedModel) -> Iterator[tuple[Tensor, bool]]:
         elif {GATE_UP, DOWN} <= module._parameters.keys():
             for name in (GATE_UP, DOWN):
                 yield module.get_parameter(name), bool(getattr(module, "is_transposed"))  # noqa: B009
+
+
+def why(error: Exception, read: Callable[..., Any]) -> str:
+    """Why weights do not load, with the tensor at fault where shapes do not fit.
+
+    The library writes those into a table on standard error, and raises without naming any; so
+    `read` is asked once more, for what it would leave out.
+    """
+    if "mismatched" not in str(error):
+        return first_line(error)
+    wrong = sorted(read(ignore_mismatched_sizes=True)[1]["mismatched_keys"])
+    name, stored, built = wrong[0]
+    more = "" if len(wrong) == 1 else f", and {len(wrong) - 1} more do not fit"
+    return (
+        f"{name} is {list(stored)} in the checkpoint and {list(built)} by its config.json{more};"
+        " they are not of one model"
+    )

@@ -48,10 +48,19 @@ def backing_off(
             after(fits)
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out; on the CPU torch raises a plain RuntimeError."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+
+
 def _fitted(part: list[int], work: Callable[[list[int]], None], *, cut: bool = True) -> bool:
     try:
         work(part)
-    except torch.OutOfMemoryError:
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
         if not cut:
             raise UserError(
                 f"a batch of {len(part)} does not fit into memory, and the processes that share a"

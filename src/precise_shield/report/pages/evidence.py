@@ -250,11 +250,13 @@ def _sharing(view: View) -> Finding | None:
     if not both:
         return None
     share_, chance = (sum(column) / len(both) for column in zip(*both, strict=True))
+    whole = next((s for s in view.summary.neurons.sharing if s.across == "languages"), None)
+    if whole is not None and known(whole.share) and known(whole.chance_shuffled):
+        share_, chance = whole.share or 0.0, whole.chance_shuffled or 0.0  # of the one test
     tops = [top for _, _, top, _ in pairs if top is not None and known(top)]
     ceiling = percent(sum(tops) / len(tops)) if tops else "undefined"
     tested = [p for _, _, _, p in pairs if p is not None and known(p)]
     sure = sum(p < ALPHA for p in tested)
-    whole = next((s for s in view.summary.neurons.sharing if s.across == "languages"), None)
     prompt = None if whole is None else whole.share_at_last_prompt
     together = None if whole is None else whole.p_value
     tone: Tone = "unclear"

@@ -16,7 +16,7 @@ from precise_shield.report.checks.audit import audit_line
 from precise_shield.report.checks.gate import gate_sentence
 from precise_shield.report.checks.search import search_lines
 from precise_shield.report.numbers.tables import MEASURE_NAMES, MEASURES
-from precise_shield.report.numbers.view import View
+from precise_shield.report.numbers.view import Estimate, View
 from precise_shield.report.numbers.words import (
     language_name,
     modality_name,
@@ -42,7 +42,7 @@ def summary_lines(summary: Summary) -> list[str]:
     view = View(summary)
     lines = [verdict(view).sentence, ""]
     for title, rows in _blocks(view):
-        lines += [title, *_aligned_rows(rows), ""]
+        lines += [title, *aligned_rows(rows), ""]
     lines += [f"{about}: {sentence}" for about, sentence in _closing(view)]
     return [visible(line) for line in lines]
 
@@ -104,21 +104,35 @@ def _conditions(view: View) -> list[list[str]]:
     """One row a measure and condition: many columns would not fit a terminal."""
     check = view.summary.verification
     kl = {} if check is None else check.benign_kl
-    blocks: list[tuple[str, list[str]]] = [
-        (MEASURE_NAMES[m], [share_text(view.rate(c.name, m)) for c in view.summary.conditions])
-        for m in MEASURES
-    ]
-    gaps = [view.gap(c.name, benign_measure(view, c.name)) for c in view.summary.conditions]
-    blocks.append(("Refusal gap, harmful minus benign", [points_text(gap) for gap in gaps]))
     names = [c.name for c in view.summary.conditions]
+    blocks = [
+        (MEASURE_NAMES[m], [_share_cells(view.rate(name, m)) for name in names]) for m in MEASURES
+    ]
+    blocks.append(("Refusal gap, harmful minus benign", [_gap_cells(view, name) for name in names]))
     kls = [small(kl[name]) if name in kl else "not measured" for name in names]
-    blocks.append(("Benign KL, nats a token", kls))
-    rows = [["measure", "condition", "value"]]
-    for name, values in blocks:
+    blocks.append(("Benign KL, nats a token", [[value, "", ""] for value in kls]))
+    rows = [["measure", "condition", "value", "n", "unscored"]]
+    for title, values in blocks:
         labels = [c.label for c in view.summary.conditions]
-        for index, (label, value) in enumerate(zip(labels, values, strict=True)):
-            rows.append([name if index == 0 else "", label, value])
+        for index, (label, cells) in enumerate(zip(labels, values, strict=True)):
+            rows.append([title if index == 0 else "", label, *cells])
     return rows
+
+
+def _share_cells(estimate: Estimate | None) -> list[str]:
+    """A share, and what it rests on."""
+    counts = ["", ""] if estimate is None else [str(estimate.n), str(estimate.unscored)]
+    return [share_text(estimate), *counts]
+
+
+def _gap_cells(view: View, condition: str) -> list[str]:
+    """The refusal gap, with the answers of either kind that it rests on."""
+    benign = benign_measure(view, condition)
+    gap = view.gap(condition, benign)
+    sides = [view.rate(condition, measure) for measure in ("refusal_harmful", benign)]
+    there = [side for side in sides if side is not None]
+    counts = ["+".join(str(s.n) for s in there), "+".join(str(s.unscored) for s in there)]
+    return [points_text(gap), *(["", ""] if gap is None else counts)]
 
 
 def _closing(view: View) -> list[tuple[str, str]]:
@@ -133,7 +147,8 @@ def _closing(view: View) -> list[tuple[str, str]]:
     return lines + [("Warning", warning) for warning in view.summary.warnings]
 
 
-def _aligned_rows(rows: Sequence[Sequence[str]]) -> list[str]:
+def aligned_rows(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines whose columns stand below each other, without control characters."""
     clean = [[visible(item) for item in row] for row in rows]
     widths = [max(cell_len(row[k]) for row in clean) for k in range(len(clean[0]))]
     return [

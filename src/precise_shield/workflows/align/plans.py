@@ -120,9 +120,11 @@ def rows_of(
     rows = [row for row in _training_rows(run) if wanted(row, languages, modalities)]
     harms = {row.harm for row in rows}
     if harms != {"harmful", "benign"}:
+        where = [", ".join(part) for part in (languages, modalities) if part is not None]
+        found = f"{len(rows)} rows, all {min(harms)}" if harms else "none"
         raise EmptyCellError(
-            f"training on languages {languages} and modalities {modalities} needs harmful and"
-            f" benign rows, found {len(rows)} rows of {sorted(harms) or 'neither'}."
+            f"training{' on ' if where else ''}{' in '.join(where)} needs harmful and benign rows"
+            f" of split {' or '.join(run.config.align.splits)}, found {found}; give it both."
         )
     return rows
 

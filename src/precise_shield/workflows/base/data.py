@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from precise_shield.core.errors import DataError
-from precise_shield.core.records import Example
+from precise_shield.core.records import HARMS, Example
 from precise_shield.core.summary import OverlapCount
 from precise_shield.data.contrast import check_splits
 from precise_shield.data.manifest import Problem, examine
@@ -25,13 +25,20 @@ class DataCheck:
 
     problems: list[tuple[Path, Problem]]
     overlaps: list[OverlapCount]
+    one_armed: dict[str, list[str]]
+    """By the harm that is missing: languages and modalities that probe the other alone."""
 
     def lines(self) -> list[str]:
         """As a person reads it."""
         lines = [f"{path}: {problem}" for path, problem in self.problems]
         lines += [f"warning: {sentence(each)}" for each in self.overlaps]
+        lines += [
+            f"warning: split probe has no {harm} rows in {', '.join(places)}; a run needs both"
+            " kinds to find a set there, and stops"
+            for harm, places in self.one_armed.items()
+        ]
         rows = ", ".join(f"{key} {number}" for key, number in self.counts.items())
-        return [*lines, f"{len(self.problems)} problems; good rows: {rows or 'none'}"]
+        return [*lines, f"{problems_of(self)}; good rows: {rows or 'none'}"]
 
     def plain(self) -> dict[str, Any]:
         """As a program reads it."""
@@ -42,7 +49,14 @@ class DataCheck:
                 for path, problem in self.problems
             ],
             "overlaps": [each.model_dump() for each in self.overlaps],
+            "one_armed": self.one_armed,
         }
+
+
+def problems_of(found: DataCheck) -> str:
+    """How many problems there are, in words."""
+    many = len(found.problems)
+    return f"{many} problem{'' if many == 1 else 's'}"
 
 
 def check(paths: Sequence[Path], threshold: float = NEAR) -> DataCheck:
@@ -59,4 +73,17 @@ def check(paths: Sequence[Path], threshold: float = NEAR) -> DataCheck:
         problems.append((paths[-1], Problem(None, str(error))))
     counts = Counter(f"{row.split}/{row.harm}" for row in examples)
     overlaps = counted(find_overlaps(examples, threshold), examples)
-    return DataCheck(dict(sorted(counts.items())), problems, overlaps)
+    return DataCheck(dict(sorted(counts.items())), problems, overlaps, _one_armed(examples))
+
+
+def _one_armed(examples: Sequence[Example]) -> dict[str, list[str]]:
+    """Places that lack an arm; none where the files bring one kind alone, as parts may."""
+    seen: dict[str, set[str]] = {harm: set() for harm in HARMS}
+    for row in examples:
+        if row.split == "probe":
+            seen[row.harm].add(f"{row.language}/{row.modality}")
+    if not all(seen.values()):
+        return {}
+    everywhere = set().union(*seen.values())
+    missing = {harm: sorted(everywhere - there) for harm, there in seen.items()}
+    return {harm: places for harm, places in missing.items() if places}

@@ -18,6 +18,11 @@ def read_summary(folder: Path) -> Summary:
         StoreError: it is missing, or of another schema.
     """
     path = folder / "summary.json"
+    if not path.exists():
+        raise StoreError(
+            f"{path} is missing: no run has come to its end there."
+            f" `precise-shield run CONFIG --out {folder}` goes on where one stopped, and writes it."
+        )
     try:
         return Summary.model_validate(read_json(path))
     except ValidationError as error:
