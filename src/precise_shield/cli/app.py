@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,6 @@ from precise_shield.core.errors import UserError
 
 FIRST = ("demo", "init", "doctor", "run")
 """Commands that somebody new needs, in their order; the others follow as they are registered."""
-
-NO_MEMORY = (
-    "memory ran out ({}). Finished stages are kept: lower this stage's batch size or"
-    " `align.micro_batch`, load the model in bfloat16 or on another device, and run the same"
-    " command again."
-)
 
 
 class Group(TyperGroup):
@@ -47,6 +43,26 @@ WRONG_WORDS: Any = typer.BadParameter.__mro__[1]
 INTERRUPTED = 130
 
 
+@contextmanager
+def memory_told() -> Iterator[None]:
+    """Say in a sentence that memory ran out where no batch could be cut, as in training."""
+    try:
+        yield
+    except typer.Abort:  # a RuntimeError, too
+        raise
+    except (MemoryError, RuntimeError) as error:
+        from precise_shield.models.loading.files import first_line
+        from precise_shield.models.passes.batching import out_of_memory
+
+        if not out_of_memory(error):
+            raise
+        raise UserError(
+            f"memory ran out ({first_line(error)}). Finished stages are kept: lower this stage's"
+            " batch size or align.micro_batch, load the model in bfloat16 or on another device, and"
+            " run the same command again."
+        ) from error
+
+
 def main() -> None:
     """Entry point. Exit codes: 0 well, 2 a mistake the user can mend, 130 interrupted.
 
@@ -54,7 +70,7 @@ def main() -> None:
     """
     here = launch()
     try:
-        with here.joined(sys.argv[1:]):
+        with here.joined(sys.argv[1:]), memory_told():
             code = app(standalone_mode=False)  # what it catches itself, each process would say
             sys.exit(code or 0)
     except WRONG_WORDS as error:
@@ -69,18 +85,8 @@ def main() -> None:
 
                 typer.echo(f"error: {visible(str(error))}", err=True)
         sys.exit(2)
-    except typer.Abort:  # a RuntimeError too
+    except typer.Abort:
         sys.exit(1)
-    except (MemoryError, RuntimeError) as error:
-        from precise_shield.models.loading.files import first_line
-        from precise_shield.models.passes.batching import out_of_memory
-
-        if not out_of_memory(error):
-            raise
-        with here.telling(error) as tells:
-            if tells:
-                typer.echo(f"error: {NO_MEMORY.format(first_line(error))}", err=True)
-        sys.exit(2)
     except (KeyboardInterrupt, SystemExit) as end:
         code = end.code if isinstance(end, SystemExit) else INTERRUPTED
         if code == INTERRUPTED and here.speaks:

@@ -28,7 +28,7 @@ from precise_shield.models.holding.held import (
     share_blocks,
 )
 from precise_shield.models.holding.packed import adopt, check_packing, check_stored, packing
-from precise_shield.models.loading.files import Source, check_weights, first_line, locate, quiet
+from precise_shield.models.loading.files import Source, check_weights, locate, quiet
 from precise_shield.models.loading.processors import reading_digest
 from precise_shield.models.loading.reader import ends_of, template_of, words_of
 from precise_shield.models.loading.spec import ModelSpec, read_config, sees
