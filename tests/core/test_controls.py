@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
-from precise_shield.core.controls import matched_random
+from precise_shield.core.controls import imbalance, matched_random
 from precise_shield.core.errors import ConfigError, LayoutMismatchError, NumericError
 from precise_shield.core.sites import NeuronSet, Site
 
@@ -106,3 +106,35 @@ def test_impossible_controls_are_refused():
 
 def test_nothing_stands_against_nothing():
     assert matched_random(NeuronSet.of({}), WIDTHS, seed=0) == NeuronSet.of({})
+
+
+def test_how_far_controls_lie_from_the_set_is_told_in_standard_deviations():
+    one, two = Site("text", 0, "ffn"), Site("text", 1, "ffn")
+    ramp = torch.arange(10, dtype=torch.float64)
+    features = {one: torch.stack([ramp, -3 * ramp], 1), two: torch.stack([ramp, ramp * 0], 1)}
+    chosen = NeuronSet.of({one: [8, 9, 7], two: [0]})
+    near = NeuronSet.of({one: [6, 5, 4], two: [1]})
+    far = NeuronSet.of({one: [0, 1, 2], two: [1]})
+    spread = float(ramp.std(unbiased=False))
+    first = ((-3 / spread) * 3 + 1 / spread) / 4  # three neurons of one site, one of the other
+    assert imbalance(chosen, [near], features) == pytest.approx([first, 9 / spread / 4])
+    both = imbalance(chosen, [near, far], features)
+    assert both[0] == pytest.approx((first + ((-7 / spread) * 3 + 1 / spread) / 4) / 2)
+    assert imbalance(chosen, [chosen], features) == pytest.approx([0, 0])
+    assert imbalance(chosen, [], features) == []
+
+
+def test_most_of_the_strong_neurons_chosen_leaves_none_to_match_them():
+    site = Site("text", 0, "ffn")
+    features = {site: torch.arange(100, dtype=torch.float64)[:, None]}
+    few, most = NeuronSet.of({site: [20, 70]}), NeuronSet.of({site: range(60, 100)})
+    gap = {
+        len(each): imbalance(
+            each,
+            [matched_random(each, {site: 100}, seed=s, features=features) for s in range(5)],
+            features,
+        )[0]
+        for each in (few, most)
+    }
+    assert abs(gap[2]) < 0.15
+    assert gap[40] < -1

@@ -18,6 +18,7 @@ from precise_shield.core.errors import StoreError, UnsupportedModelError
 from precise_shield.core.store import must_be_free, readable_errors, whole_folder
 from precise_shield.models.architecture.bind import BoundModel
 from precise_shield.models.holding.packed import bits_of
+from precise_shield.models.loading.files import quiet
 
 COPIED = (
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt"),
@@ -173,7 +174,8 @@ def write_model(
             " folder of the base model."
         )
     with readable_errors(folder.parent), whole_folder(folder) as part:
-        bound.model.save_pretrained(part)
+        with quiet():
+            bound.model.save_pretrained(part)
         if not tokenized and words is not None:
             words.save_pretrained(part)
         for file in files:

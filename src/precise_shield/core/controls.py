@@ -74,6 +74,25 @@ def matched_random(
     return NeuronSet.of(drawn)
 
 
+def imbalance(neurons: NeuronSet, controls: Sequence[NeuronSet], features: Features) -> list[float]:
+    """How far controls lie from the chosen neurons in each feature that they were matched on.
+
+    Mean over controls and chosen neurons of (control minus chosen) in standard deviations of the
+    feature at its site; negative where controls have less of it. Where most of a site's strong
+    neurons are chosen, no control can match them. Empty without neurons or controls.
+    """
+    if not neurons or not controls:
+        return []
+    gaps: list[Tensor] = []
+    for site, ids in neurons.units.items():
+        table = _scaled(features, site, len(features[site]))
+        chosen = table[list(ids)].mean(0)
+        drawn = torch.stack([table[list(one.units[site])].mean(0) for one in controls])
+        gaps.append((drawn.mean(0) - chosen) * len(ids))
+    found: list[float] = (torch.stack(gaps).sum(0) / len(neurons)).tolist()
+    return found
+
+
 def _checked_width(site: Site, ids: Sequence[int], widths: Mapping[Site, int]) -> int:
     if site not in widths:
         raise LayoutMismatchError(

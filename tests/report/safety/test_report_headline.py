@@ -244,6 +244,21 @@ def test_tiles_show_both_ends_and_leave_out_what_was_not_measured() -> None:
     assert any("harmful minus benign" in text for text in fewer)
 
 
+@pytest.mark.parametrize(("gap", "alike"), [(-0.14, True), (-0.41, False)])
+def test_the_causal_check_says_how_well_its_controls_match(gap: float, alike: bool) -> None:
+    summary = realistic()
+    assert summary.verification is not None
+    told = {"column norm": gap, "benign activation": 0.02}
+    check = summary.verification.model_copy(update={"imbalance": told})
+    found = believe_findings(View(summary.model_copy(update={"verification": check})))
+    sentence = next(f.sentence for f in found if f.about == "Causal check")
+    signed = f"\u2212{-gap:.2f}"
+    assert f"Random sets lie {signed} in column norm and +0.02 in benign activation" in sentence
+    assert ("they are not alike" in sentence) is not alike
+    before = next(f.sentence for f in believe_findings(View(summary)) if f.about == "Causal check")
+    assert "Random sets lie" not in before
+
+
 @pytest.mark.parametrize(("p", "tone"), [(0.04, "good"), (0.2, "bad")])
 def test_languages_share_by_the_one_test_over_all_pairs(p: float, tone: str) -> None:
     """The claim and the finding rest on the same p, however single pairs came out."""

@@ -32,5 +32,8 @@ class Verification(Part):
     refused: Readout | None = None
     """The same over the prompts that the untouched model begins to refuse (log-odds above 0);
     null where it refuses none. Elsewhere there is no refusal to take away."""
+    imbalance: dict[str, float] = Field(default_factory=dict)
+    """How far random sets lie from the chosen neurons in what they are matched on (`column norm`,
+    `benign activation`), in standard deviations within a site; negative: they have less of it."""
     causal: Causal = Field(default_factory=Causal)
     """Dose, rivals, set by cell, and deciding or writing."""

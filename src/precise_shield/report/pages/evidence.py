@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import isfinite
 
-from precise_shield.core.summary import Receipt, SetFacts
+from precise_shield.core.summary import Receipt, SetFacts, Verification
 from precise_shield.report.checks.causal import dose_findings, matrix_findings
 from precise_shield.report.checks.roles import role_findings
 from precise_shield.report.neurons.dynamics import influence_finding
@@ -22,6 +22,7 @@ from precise_shield.report.numbers.words import (
     p_text,
     percent,
     points,
+    signed,
     tiny_share,
 )
 from precise_shield.report.safety.headline import TOLERANCE, points_text, share_text
@@ -79,6 +80,10 @@ def _control(view: View, aligned: str, control: str) -> Finding:
     )
 
 
+MATCHED = 0.25
+"""Standard deviations within which controls are alike: Stuart (2010), Statist. Sci. 25, 1-21."""
+
+
 def _significant(change: Contrast) -> bool:
     return change.p_holm is not None and isfinite(change.p_holm) and change.p_holm < ALPHA
 
@@ -102,8 +107,18 @@ def _suppression(view: View) -> Finding:
         "Causal check",
         tone,
         f"{check.verdict} Suppressed, refusal falls below every random set in {below} of"
-        f" {len(cells)} cells; p < {ALPHA} after Holm's correction in {sure}.",
+        f" {len(cells)} cells; p < {ALPHA} after Holm's correction in {sure}.{_match(check)}",
     )
+
+
+def _match(check: Verification) -> str:
+    """How like the chosen neurons their controls are, where that was measured."""
+    if not check.imbalance:
+        return ""
+    gaps = [f"{signed(gap, 2, plus=True)} in {name}" for name, gap in check.imbalance.items()]
+    beyond = any(abs(gap) > MATCHED for gap in check.imbalance.values())
+    caution = ": they are not alike, and a difference may come from that" if beyond else ""
+    return f" Random sets lie {listed(gaps)} from the chosen neurons (SD within a site){caution}."
 
 
 def _switched_off(view: View) -> Finding | None:

@@ -54,6 +54,8 @@ def receipt_check(path: Path, model: ModelSection | None = None) -> list[str]:
         return [f"{path}: {_allowed(stored)} are as aligned, every other weight as in the base"]
     if (path / "summary.json").is_file():
         return _check_run(path)
+    if not path.exists():
+        raise StoreError(f"there is no {path}; give a folder or file that `export` or `run` wrote.")
     raise StoreError(
         f"{path} holds no receipt.json beside a model or adapter, and is no run folder or delta."
     )

@@ -12,6 +12,9 @@ from precise_shield.workflows.base.context import Run
 from precise_shield.workflows.identify.collecting import collect_stats
 from precise_shield.workflows.identify.stage import Atlas
 
+MATCHED_ON = ("column norm", "benign activation")
+"""What `features` holds, column by column."""
+
 
 def features(run: Run) -> dict[Site, Float[Tensor, "width k"]]:
     """What a control shares with the neuron it stands for.

@@ -9,11 +9,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from precise_shield.core.controls import imbalance
 from precise_shield.core.errors import EmptyCellError
 from precise_shield.core.records import Example
 from precise_shield.core.summary import Causal, Readout, Verification
 from precise_shield.evaluate.counting.statistics import holm
 from precise_shield.workflows.base.context import Run
+from precise_shield.workflows.identify.controls import MATCHED_ON
 from precise_shield.workflows.verify.dose import dose_response, rivals, untouched
 from precise_shield.workflows.verify.matrix import matrix
 from precise_shield.workflows.verify.panel import Surgery, first_token_readout, key, panel
@@ -22,6 +24,9 @@ from precise_shield.workflows.verify.roles import roles
 
 CONTROL_SEED = 10_000
 """Seeds of the read-out's random sets start here, apart from those that are tuned."""
+
+LOOKED_AT = 5
+"""Random sets whose match is stated; they differ little in it."""
 
 
 def verify(run: Run) -> Verification:
@@ -33,7 +38,17 @@ def verify(run: Run) -> Verification:
     Raises:
         EmptyCellError: the split holds no harmful prompt.
     """
-    return _first(run).model_copy(update={"causal": _causal(run)})
+    found = _first(run)
+    return found.model_copy(update={"imbalance": _imbalance(run), "causal": _causal(run)})
+
+
+def _imbalance(run: Run) -> dict[str, float]:
+    """How well the first few of the random sets match, by what they are matched on."""
+    surgery = Surgery(run)
+    chosen = surgery.atlas.neurons
+    few = surgery.random(chosen, min(LOOKED_AT, run.config.verify.random_sets), CONTROL_SEED)
+    gaps = imbalance(chosen, few, surgery.matched) if few else [nan] * len(MATCHED_ON)
+    return {name: round(gap, 3) for name, gap in zip(MATCHED_ON, gaps, strict=True) if gap == gap}
 
 
 def _first(run: Run) -> Verification:
