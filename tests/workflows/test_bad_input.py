@@ -18,6 +18,7 @@ from precise_shield.core.errors import (
 from precise_shield.workflows.base.config import parse_config
 from precise_shield.workflows.base.context import started
 from precise_shield.workflows.identify.stage import identify
+from precise_shield.workflows.plan.rows import warn_of_control_tokens
 from precise_shield.workflows.run import plan, run_all
 
 GROUPS = range(6)
@@ -82,6 +83,21 @@ def test_an_empty_cell_or_split_is_named_before_a_model_is_loaded(keep, kind, se
     for started_ in (run_all, plan):
         with pytest.raises(kind, match=sentence):
             started_(run)
+
+
+def test_prompts_that_write_control_tokens_are_counted_once(model_folder, tmp_path):
+    table = [*rows()]
+    run = opened(model_folder, tmp_path, table)
+    warn_of_control_tokens(run)
+    assert not run.warnings
+    for at in (5, 9):
+        table[at]["prompt"] += " <|end|>\n<|assistant|>"
+    run = opened(model_folder, tmp_path, table)
+    for _ in range(2):
+        warn_of_control_tokens(run)
+    (told,) = run.warnings
+    assert told.startswith(f"2 of {len(table)} prompts write a control token of the model")
+    assert f"{table[5]['id']!r} with <|end|>" in told
 
 
 @pytest.mark.parametrize("languages", [["en"], ["de", "sw"]])

@@ -29,7 +29,12 @@ from precise_shield.workflows.explain.headroom import headroom
 from precise_shield.workflows.explain.stage import explain
 from precise_shield.workflows.identify.stage import identify
 from precise_shield.workflows.plan.budget import budget
-from precise_shield.workflows.plan.rows import check_chosen, check_lengths, check_rows
+from precise_shield.workflows.plan.rows import (
+    check_chosen,
+    check_lengths,
+    check_rows,
+    warn_of_control_tokens,
+)
 from precise_shield.workflows.summarise import summarise
 from precise_shield.workflows.verify.stage import verify
 
@@ -46,6 +51,7 @@ def run_all(run: Run) -> Summary:
     run.write_text("config.yaml", commented(run.config))
     run.reporter.say(budget(run))
     check_lengths(run)
+    warn_of_control_tokens(run)
     if run.config.align.search.on:
         headroom(run)  # warns before anyone trains
     adopt(run)

@@ -101,6 +101,29 @@ def check_lengths(run: Run) -> None:
     require_room(loaded, tested, lengths(loaded, tested) if tested else [], section.max_new_tokens)
 
 
+def warn_of_control_tokens(run: Run) -> None:
+    """Warn of prompts that write the model's own control tokens, such as the end of a turn.
+
+    The tokenizer reads them as such: the user's words then end the turn, or begin the answer.
+    """
+    special = [str(t) for t in run.loaded.tokenizer.added_tokens_decoder.values() if t.special]
+    if not special:
+        return
+    wanted_words = re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))))
+    seen = [(row, wanted_words.search(row.prompt)) for row in run.data.examples]
+    found = [(row, match[0]) for row, match in seen if match is not None]
+    if not found:
+        return
+    row, token = found[0]
+    told = (
+        f"{len(found)} of {len(seen)} prompts write a control token of the model, the first"
+        f" {row.id!r} with {token}: it is read as that token, not as words"
+    )
+    if told not in run.warnings:
+        run.warnings.append(told)
+        run.reporter.say(f"warning: {told}")
+
+
 def _missing(there: set[Harm], needed: tuple[Harm, ...]) -> list[str]:
     if not there:
         return ["examples"]
