@@ -10,6 +10,7 @@ from precise_shield.core.rates import Rate
 from precise_shield.core.records import MODALITIES
 from precise_shield.core.summary import Measure, RateRow, Summary
 from precise_shield.core.summary.neurons import Sharing
+from precise_shield.report.numbers.finding import Finding
 from precise_shield.report.numbers.tables import receipts_table
 from precise_shield.report.numbers.view import View
 from precise_shield.report.pages.compare import comparison
@@ -197,6 +198,28 @@ def test_refused_prompts_have_a_row_and_a_lane_of_their_own() -> None:
     assert row[2].text == "41"
     assert REFUSED_BEFORE in (figure := suppression_figure(view)).panels[-1].svg
     assert REFUSED_BEFORE not in figure.panels[0].svg
+
+
+def test_damping_is_judged_by_attack_success_below_that_of_random_neurons() -> None:
+    summary = realistic()
+    kinds = {c.kind: c.name for c in summary.conditions}
+    assert not [f for f in believe_findings(View(summary)) if f.about == "Damped"]
+
+    def seen(arm: str, control: str | None) -> Finding:
+        """The finding of a run whose damped neurons, and random ones, did as these arms did."""
+        given = {arm: "damped", control: "random_damped"}
+        changed = [c.model_copy(update={"kind": given[c.name]}) if c.name in given else c
+                   for c in summary.conditions]  # fmt: skip
+        view = View(summary.model_copy(update={"conditions": changed}))
+        return next(f for f in believe_findings(view) if f.about == "Damped")
+
+    good = seen(kinds["aligned"], kinds["suppressed"])
+    bad = seen(kinds["suppressed"], kinds["zero_shot"])
+    assert (good.tone, bad.tone) == ("good", "bad")
+    assert "random neurons damped alike give" in good.sentence
+    alone = seen(kinds["aligned"], None)
+    assert alone.tone == "unclear"
+    assert "no random neurons stand beside it" in alone.sentence
 
 
 def test_an_unverified_receipt_is_said_loudly() -> None:

@@ -6,6 +6,7 @@ from math import isfinite
 
 from precise_shield.core.summary import Receipt, SetFacts, Verification
 from precise_shield.report.checks.causal import dose_findings, matrix_findings
+from precise_shield.report.checks.edits import edit_findings
 from precise_shield.report.checks.roles import role_findings
 from precise_shield.report.neurons.dynamics import influence_finding
 from precise_shield.report.neurons.headroom import headroom_finding
@@ -32,7 +33,7 @@ ALPHA = 0.05
 
 def believe_findings(view: View) -> list[Finding]:
     """Question 2: can I believe it?"""
-    found = [*_controls(view), _suppression(view), _switched_off(view), _unscored(view)]
+    found = [*_controls(view), _suppression(view), *edit_findings(view), _unscored(view)]
     found += [*role_findings(view), *matrix_findings(view), *dose_findings(view)]
     found += [_stability(view), _claims(view)]
     return [finding for finding in found if finding is not None]
@@ -119,33 +120,6 @@ def _match(check: Verification) -> str:
     beyond = any(abs(gap) > MATCHED for gap in check.imbalance.values())
     caution = ": they are not alike, and a difference may come from that" if beyond else ""
     return f" Random sets lie {listed(gaps)} from the chosen neurons (SD within a site){caution}."
-
-
-def _switched_off(view: View) -> Finding | None:
-    base, off = view.first("base"), view.first("suppressed")
-    if base is None or off is None:
-        return None
-    random = view.first("random_suppressed")
-    change = view.change(off.name, base.name, "attack_success")
-    if change is None or not change.defined:
-        return Finding("Switched off", "unclear", "Attack success with the set off is undefined.")
-    words = (
-        f"With the set switched off, attack success is"
-        f" {share_text(view.rate(off.name, 'attack_success'))} against"
-        f" {share_text(view.rate(base.name, 'attack_success'))} untouched ({points_text(change)})"
-    )
-    if random is None:
-        return Finding("Switched off", "unclear", f"{words}; no random set was switched off.")
-    beyond = view.change(off.name, random.name, "attack_success")
-    direction = beyond.direction if beyond is not None else 0
-    tones: dict[int, Tone] = {1: "good", 0: "unclear", -1: "bad"}
-    return Finding(
-        "Switched off",
-        tones[direction],
-        f"{words}; a random set switched off gives"
-        f" {share_text(view.rate(random.name, 'attack_success'))}, a difference of"
-        f" {points_text(beyond)}.",
-    )
 
 
 def _unscored(view: View) -> Finding | None:
