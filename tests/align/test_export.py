@@ -117,6 +117,10 @@ def test_the_card_says_what_was_measured_and_what_not():
     for word in ("comparing these weights", "fine-tuning steps", "Refusing everything"):
         assert word in text
     assert f"{stored.receipt.changed_weights:,} weights differ" in text
+    assert f"{stored.receipt.trained_with_a:,} parameters were trained" in text
+    receipt = stored.receipt.model_copy(update={"form": "damped", "trained_with_a": 0})
+    still = CARD.markdown(dataclasses.replace(stored, receipt=receipt))
+    assert "softly suppressed, without training.\nNo parameter was trained and\n" in still
     local = dataclasses.replace(CARD, base="tiny-sandbox").markdown(stored)
     assert "base_model" not in local
 

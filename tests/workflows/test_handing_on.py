@@ -23,12 +23,14 @@ from precise_shield.evaluate.counting.bootstrap import grouped_difference
 from precise_shield.models.loading.model import load
 from precise_shield.models.loading.spec import ModelSpec
 from precise_shield.workflows.align import gate
+from precise_shield.workflows.align.arms import Arm
 from precise_shield.workflows.align.gate import require_gate
 from precise_shield.workflows.base.sections.model import ModelSection
 from precise_shield.workflows.base.summary_file import read_summary
 from precise_shield.workflows.handing.deltas import apply, undo
 from precise_shield.workflows.handing.export import arm_of, export, measured_table
 from precise_shield.workflows.handing.receipts import receipt_check
+from report.fixture import realistic
 
 
 def section(folder, **more):
@@ -319,3 +321,20 @@ def test_the_summary_keeps_what_the_gate_found(finished):
     assert now["harmful"] + now["benign"] + now["unscored"] > 0
     assert now["gap"] is None or -1 <= now["gap"] <= 1
     assert read_summary(run.folder).gate == summary.gate
+
+
+def test_a_card_counts_as_controls_only_models_that_were_made_alike():
+    summary = realistic()
+    names = {"random-damped-0": "random", "random-damped-1": "random",
+             "damped-response": "scoped", "random-damped-0-response": "scoped"}  # fmt: skip
+    more = [
+        Condition(name=n, kind="random_damped" if n.startswith("random") else "damped", label=words)
+        for n, words in names.items()
+    ]
+    arm = Arm.__new__(Arm)
+    object.__setattr__(arm, "condition", Condition(name="damped", kind="damped", label="damped"))
+    conditions = [*summary.conditions, arm.condition, *more]
+    text = measured_table(summary.model_copy(update={"conditions": conditions}), arm)
+    assert "| damped | random |" in text
+    assert "2 random controls made alike, the first shown." in text
+    assert "scoped" not in text

@@ -71,6 +71,10 @@ class Card:
         receipt = stored.receipt
         share = receipt.changed_weights / receipt.model_parameters
         trained = receipt.trained_with_a / receipt.model_parameters
+        learnt = f"{receipt.trained_with_a:,} parameters were trained"
+        learnt += f" ({trained:.3%} of the model's size)"
+        if not receipt.trained_with_a:
+            learnt = "No parameter was trained"
         revision = "" if self.base_revision is None else f" at revision `{self.base_revision}`"
         untrained = {
             "amplified": "amplified, without training",
@@ -90,7 +94,7 @@ class Card:
 # {self.title}
 
 `{self.base}`{revision} with {who} {done}.
-{receipt.trained_with_a:,} parameters were trained ({trained:.3%} of the model's size) and
+{learnt} and
 {receipt.changed_weights:,} weights differ ({share:.3%}). {rest}; `receipt.json` holds the proof.
 
 ## Measured

@@ -256,7 +256,8 @@ def _beside(control: Condition, arm: Arm) -> bool:
         return control.kind == "zero_shot_random" and mine
     other = {"amplified": "random_amplified", "damped": "random_damped"}
     wanted = other.get(arm.condition.kind, "random_rows")
-    return control.kind == wanted
+    scoped = wanted == "random_damped" and not control.name.rpartition("-")[2].isdigit()
+    return control.kind == wanted and not scoped  # an edit at some positions is no such model
 
 
 def _shown(rate: Any) -> str:
