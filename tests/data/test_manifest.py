@@ -196,6 +196,12 @@ def test_nothing_left_is_an_error_even_when_skipping(tmp_path):
         ("m.csv", b"id,id\n1,2\n", "names a column twice"),
         ("m.csv", b"id,language\na,en\n", "header lacks modality, harm, prompt, split, group"),
         ("m.csv", b"id,\xff\n", "is not UTF-8"),
+        ("m.jsonl", '{"id": "a"}\n'.encode("utf-16"), "is UTF-16, not UTF-8. Save it as UTF-8"),
+        (
+            "m.jsonl",
+            b'{"id": "\xe9"}\n{"id": "b"}\n{"id": "\xe4"}',
+            "none of its 2 rows with other",
+        ),
         ("m.csv", b'id,language,modality,harm,prompt,split,group\na,"b', "breaks the CSV format"),
     ],
 )
@@ -418,3 +424,12 @@ def test_a_flipped_byte_in_parquet_gives_rows_or_sentences(tmp_path_factory, pla
     path.write_bytes(bytes(data))
     problems = check(path)
     assert all(problem.message and len(str(problem)) < 2000 for problem in problems)
+
+
+def test_one_row_in_another_encoding_is_that_row_alone(tmp_path):
+    path = jsonl(tmp_path, values(0) | {"prompt": "Größe?"}, values(1))
+    path.write_bytes(path.read_bytes() + b'{"id": "\xe9"}')
+    (problem,) = check(path)
+    assert problem.row == 3
+    assert "is not UTF-8" in problem.message
+    assert "save it as UTF-8" in problem.message

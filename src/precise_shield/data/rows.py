@@ -23,17 +23,42 @@ Reader = Callable[[bytes, tuple[str, ...]], Iterator[Numbered]]
 
 
 def _jsonl(data: bytes, required: tuple[str, ...]) -> Iterator[Numbered]:
-    for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
+    lines = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    if other := _other_encoding(data, lines):
+        yield None, other
+        return
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line.decode("utf-8"), object_pairs_hook=_once)
         except UnicodeDecodeError as error:
-            yield number, f"is not UTF-8 ({error.reason} at byte {error.start})"
+            yield number, f"is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8"
         except (ValueError, RecursionError) as error:
             yield number, f"is no JSON object ({error})"
         else:
             yield number, row if isinstance(row, dict) else "is no JSON object"
+
+
+def _other_encoding(data: bytes, lines: list[bytes]) -> str | None:
+    """That a file is in another encoding as a whole: row by row, only its English would be left."""
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "is UTF-16, not UTF-8. Save it as UTF-8."
+    foreign = [line for line in lines if not line.isascii()]
+    if len(foreign) > 1 and not any(map(_is_utf8, foreign)):
+        return (
+            f"is not UTF-8: none of its {len(foreign)} rows with other than ASCII characters is."
+            " Save it as UTF-8."
+        )
+    return None
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _once(pairs: list[tuple[str, Any]]) -> Values:
