@@ -153,7 +153,7 @@ def _gap(run: Run, rows: list[Example]) -> Validate:
 
     def look() -> float:
         said = answered(
-            run,
+            run.loaded,
             rows,
             condition="early-stop",
             max_new_tokens=section.max_new_tokens,

@@ -64,7 +64,7 @@ def respond(run: Run, state: State, examples: list[Example]) -> list[Response]:
                 state.enter(run.bound) if _share(run, left) else nullcontext(),
             ):
                 kept += answered(
-                    run,
+                    run.loaded,
                     left,
                     on_batch,
                     condition=state.name,

@@ -177,7 +177,7 @@ class Run:
             if todo:
                 with self.reporter.bar(name.replace("-", " "), len(rows)) as advance:
                     said = answered(
-                        self,
+                        self.loaded,
                         rows,
                         condition="base",
                         max_new_tokens=limit,

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from precise_shield.core.parallel import alone, crew
 from precise_shield.core.records import Example, Response
 from precise_shield.core.store import Stage
 from precise_shield.models.answers.generation import generate
-
-if TYPE_CHECKING:
-    from precise_shield.workflows.base.context import Run
+from precise_shield.models.holding.held import is_sharded
+from precise_shield.models.loading.model import LoadedModel
 
 By = Literal["all", "model", "leader"]
 """Who makes a stage. `all`: every process does its share, and the block sees to it. `leader`: one
@@ -52,7 +51,7 @@ def making(stage: Stage, by: By, *, sharded: bool = False) -> Iterator[bool]:
 
 
 def answered(
-    run: Run,
+    loaded: LoadedModel,
     rows: Sequence[Example],
     on_batch: Callable[[list[Response]], None] | None = None,
     **settings: Any,
@@ -62,8 +61,8 @@ def answered(
     A sharded model answers everything in every process: its blocks meet in each step.
     """
     team = crew()
-    if team.size == 1 or run.sharded:
-        return generate(run.loaded, rows, on_batch=on_batch, **settings)
-    said = generate(run.loaded, team.mine(rows), on_batch=on_batch, **settings)
+    if team.size == 1 or is_sharded(loaded.model):
+        return generate(loaded, rows, on_batch=on_batch, **settings)
+    said = generate(loaded, team.mine(rows), on_batch=on_batch, **settings)
     every = team.gather([asdict(each) for each in said])
     return [Response(**every[place % team.size][place // team.size]) for place in range(len(rows))]
