@@ -206,6 +206,46 @@ def test_the_command_reads_a_pipe_line_by_line(finished, talk, tmp_path):
     assert "tuned neurons; commands:" in done.stderr
 
 
+def test_a_picture_can_be_named_as_terminals_write_it(talk, tmp_path, capsys, monkeypatch):
+    path = tiny_folders.draw(tmp_path / "my red.png")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    escaped = path.replace(" ", "\\ ")
+    for typed in (path, f"'{path}'", f'"{path}"', escaped, "~/my\\ red.png"):
+        command.answered(talk, f"/image {typed}")
+        assert talk.image == path
+        assert capsys.readouterr().out == f"picture: {path}, with the next line\n"
+    command.answered(talk, "/image 'open")  # a quote that is not closed is a name like any other
+    assert "picture 'open is no regular file" in capsys.readouterr().err
+
+
+def test_a_picture_that_fails_leaves_the_one_before_and_says_so(talk, tmp_path, capsys):
+    path = tiny_folders.draw(tmp_path / "red.png")
+    talk.attach(path)
+    (tmp_path / "text.png").write_text("no picture")
+    for name, why in (("gone.png", "no regular file"), ("text.png", "none of PNG")):
+        command.answered(talk, f"/image {tmp_path / name}")
+        said = capsys.readouterr()
+        assert why in said.err
+        assert f"picture: {path}, with the next line, as before" in said.err
+        assert talk.image == path
+    command.answered(talk, "/image")
+    assert capsys.readouterr().out == "picture: none\n"
+    command.answered(talk, "/image gone.png")
+    assert "as before" not in capsys.readouterr().err
+    talk.single = True
+    command.answered(talk, f"/image {path}")
+    assert "with every line" in capsys.readouterr().out
+
+
+def test_a_text_only_model_says_that_it_sees_no_picture(talk, tmp_path, capsys):
+    path = tiny_folders.draw(tmp_path / "red.png")
+    blind = dataclasses.replace(talk, run=dataclasses.replace(talk.run))
+    blind.run.__dict__["loaded"] = dataclasses.replace(talk.run.loaded, processor=None)
+    command.answered(blind, f"/image {path}")
+    assert "text-only model and sees no picture; ask in words alone" in capsys.readouterr().err
+    assert blind.image is None
+
+
 def test_control_characters_of_an_answer_are_words(capsys):
     command.show_answers(Answers("a\x1b[2Jb\rc", "d\u202ee\nf", (False, True)))
     out = capsys.readouterr().out

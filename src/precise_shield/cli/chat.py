@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -68,8 +70,8 @@ def answered(talk: Chat, line: str) -> None:
             state = "on" if talk.switch() else "off: held at zero in both models"
             typer.echo(f"{talk.named} {state}")
         elif word == "/image":
-            talk.attach(rest.strip() or None)
-            typer.echo(f"picture: {visible(talk.image or 'none')}")
+            talk.attach(path_of(rest.strip()))
+            typer.echo(f"picture: {visible(seen(talk))}")
         elif word == "/reset":
             talk.reset()
             typer.echo("a new conversation")
@@ -85,6 +87,28 @@ def answered(talk: Chat, line: str) -> None:
             show_answers(answers)
     except UserError as error:
         typer.echo(f"error: {visible(str(error))}", err=True)
+        if word == "/image" and talk.image is not None:
+            typer.echo(f"picture: {visible(seen(talk))}, as before", err=True)
+
+
+def path_of(typed: str) -> str | None:
+    """The path after `/image`, also as terminals and file managers write it; None without one."""
+    if not typed:
+        return None
+    if os.path.exists(typed):
+        return typed
+    try:
+        words = shlex.split(typed)  # quotes, and spaces behind a backslash
+    except ValueError:
+        words = []
+    return os.path.expanduser(words[0] if len(words) == 1 else typed)
+
+
+def seen(talk: Chat) -> str:
+    """Which picture goes with what follows."""
+    if talk.image is None:
+        return "none"
+    return f"{talk.image}, with {'every line' if talk.single else 'the next line'}"
 
 
 def shown(text: str) -> str:

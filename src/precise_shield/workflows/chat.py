@@ -144,7 +144,10 @@ class Chat:
         """
         if path is not None:
             if not self.run.loaded.has_images:
-                raise DataError(f"{self.run.config.model.path} is a text-only model.")
+                raise DataError(
+                    f"{self.run.config.model.path} is a text-only model and sees no picture; ask in"
+                    " words alone."
+                )
             open_image(path)
         self.image = path
 
