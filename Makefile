@@ -11,10 +11,10 @@ demo: .venv/.ok
 	$(BIN)/precise-shield demo
 
 test: .venv/.ok
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 fast: .venv/.ok
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 check: .venv/.ok
 	$(BIN)/ruff format --check src tests examples benchmarks studies docs

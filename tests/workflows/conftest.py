@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 import judged
+import shared_world
 import tiny_folders
 from precise_shield.sandbox.manifest import write_manifest
 from precise_shield.workflows.base.config import parse_config
@@ -34,6 +35,13 @@ def readable():
     out of which no answer could be judged."""
     with pytest.MonkeyPatch.context() as patch:
         judged.stub(patch)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def worlds(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        shared_world.copied(patch, tmp_path_factory.mktemp("worlds"))
         yield
 
 
