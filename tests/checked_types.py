@@ -44,14 +44,14 @@ def checked(function: Any, typechecker: Checker) -> Any:
 
 
 def resolved(hint: Any, owner: Any) -> Any:
-    """The type that an annotation names; `Any` where it names something not defined yet."""
+    """The type that an annotation names; `Any`, as for `jaxtyping`, where it only reads as one."""
 
     def holder() -> None: ...
 
     holder.__annotations__ = {"hint": hint}
     try:
         return get_type_hints(holder, owner.__globals__, include_extras=True)["hint"]
-    except NameError:
+    except (NameError, TypeError):  # defined further down; `DictReader[str]`
         return Any
 
 
