@@ -12,7 +12,9 @@ neurons by structure, so that recall and precision can be asserted:
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -138,12 +140,12 @@ class Circuit:
                 down[row, own] = values
 
 
-def _batch(rng: random.Random, words: hf.PreTrainedTokenizerFast, size: int):
+def _batch(rng: random.Random, ids_of: Callable[[str], list[int]], end: int, size: int):
     rows = []
     for _ in range(size):
         asked, said, right = lesson(rng)
-        head = words(f"<|user|> {asked} <|end|> <|assistant|>")["input_ids"]
-        rows.append((head, [*words(said)["input_ids"], words.eos_token_id], right))
+        head = ids_of(f"<|user|> {asked} <|end|> <|assistant|>")
+        rows.append((head, [*ids_of(said), end], right))
     width = max(len(head) + len(tail) for head, tail, _ in rows)
     ids, labels = torch.zeros(size, width, dtype=torch.long), torch.full((size, width), -100)
     for row, (head, tail, right) in enumerate(rows):
@@ -157,6 +159,7 @@ def train(steps: int = 700, seed: int = 0) -> hf.LlamaForCausalLM:
     """A model that refuses, judges, answers, apologises and repeats."""
     torch.manual_seed(seed)
     words, rng = tokenizer(), random.Random(seed)
+    ids_of = cache(lambda text: words(text)["input_ids"])
     config = hf.LlamaConfig(
         vocab_size=len(words), hidden_size=HIDDEN, intermediate_size=FFN, num_hidden_layers=LAYERS,
         num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=64,
@@ -168,12 +171,12 @@ def train(steps: int = 700, seed: int = 0) -> hf.LlamaForCausalLM:
     circuit.enforce()
     optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 8e-3, total_steps=steps)
-    refused = torch.tensor(sorted({i for text in REFUSALS for i in words(text)["input_ids"]}))
+    refused = torch.tensor(sorted({i for text in REFUSALS for i in ids_of(text)}))
     acts: list[torch.Tensor] = []
     last = model.model.layers[-1].mlp.down_proj
     handle = last.register_forward_pre_hook(lambda _, args: acts.append(args[0][..., :6]))
     for _ in range(steps):
-        ids, labels = _batch(rng, words, 64)
+        ids, labels = _batch(rng, ids_of, words.eos_token_id, 64)
         acts.clear()
         loss = model(input_ids=ids, attention_mask=(ids != 0).long(), labels=labels).loss
         silent = ~torch.isin(labels.roll(-1, 1), refused)
