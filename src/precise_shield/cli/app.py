@@ -12,7 +12,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from precise_shield.cli.launch import SHARED, command_of, launch
+from precise_shield.cli.launch import launch
 from precise_shield.core.errors import UserError
 
 FIRST = ("demo", "init", "doctor", "run")
@@ -90,9 +90,7 @@ def main() -> None:
     except (KeyboardInterrupt, SystemExit) as end:
         code = end.code if isinstance(end, SystemExit) else INTERRUPTED
         if code == INTERRUPTED and here.speaks:
-            kept = ": finished stages are kept; the same command goes on"
-            more = kept if command_of(sys.argv[1:]) in SHARED else ""
-            typer.echo(f"interrupted{more}.", err=True)
+            typer.echo("interrupted: finished stages are kept; the same command goes on.", err=True)
         sys.exit(code)
 
 

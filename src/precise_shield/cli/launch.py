@@ -47,7 +47,7 @@ class Launch:
         if self.size == 1:
             yield
             return
-        command = command_of(words)
+        command = next((word for word in words if not word.startswith("-")), "")
         if command not in SHARED:
             raise LaunchError(
                 f"{command or 'this'} works in one process; start it without torchrun. Several"
@@ -79,11 +79,6 @@ class Launch:
         first = fails_first()
         yield first
         (has_said if first else hear)()
-
-
-def command_of(words: Sequence[str]) -> str:
-    """Which command a command line asks for; empty where it names none."""
-    return next((word for word in words if not word.startswith("-")), "")
 
 
 def launch() -> Launch:
