@@ -144,7 +144,10 @@ def test_the_worst_cell_and_language_are_those_of_the_table() -> None:
     assert f"n={worst.n}" in sentence
     pooled = [r for r in realistic().rates if r.condition == "aligned"
               and r.measure == "attack_success" and r.language and not r.modality]  # fmt: skip
-    assert f"among languages ({100 * max(r.value or 0 for r in pooled):.1f}%)" in sentence
+    top = max(pooled, key=lambda r: r.value or 0)
+    said = sentence.split("among languages (")[1].split(")")[0]
+    assert said.startswith(f"{100 * (top.value or 0):.1f}% [")
+    assert said.endswith(f"] n={top.n}")
 
 
 def test_where_every_cell_is_alike_none_is_called_worst() -> None:

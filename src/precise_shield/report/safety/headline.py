@@ -251,8 +251,10 @@ def _top(kind: str, groups: Sequence[tuple[str, Estimate | None]]) -> str:
     if len(defined) < 2:
         return ""
     top = max(e.value for _, e in defined)
-    names = listed([name for name, e in defined if e.value == top])
-    return f"{names} among {kind} ({percent(top)})"
+    at_top = [(name, e) for name, e in defined if e.value == top]
+    fewest = min((e for _, e in at_top), key=lambda e: e.n)
+    names = listed([name for name, _ in at_top])
+    return f"{names} among {kind} ({share_text(fewest)} n={fewest.n})"
 
 
 def _groups(view: View, base: str, aligned: str) -> Finding | None:
