@@ -66,6 +66,7 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """Say what the tool sees in a model before anything runs, and how long a CONFIG would take."""
+    given = [*(changes or []), *options.as_changes()]
     if probe:
         if options.gguf_file or options.revision or options.trust_remote_code:
             raise ConfigError(
@@ -75,7 +76,7 @@ def doctor(
         from precise_shield.workflows.plan.timeplan import lines
         from precise_shield.workflows.plan.timeplan import probe as timed
 
-        found = timed(read_config(Path(model), [*(changes or []), *options.as_changes()], limit))
+        found = timed(read_config(Path(model), given, limit))
         if as_json:
             show(found, as_json=True)
         elif launch().speaks:
@@ -84,7 +85,7 @@ def doctor(
     from precise_shield.workflows.plan.doctor import doctor as work
 
     if Path(model).suffix in (".yaml", ".yml"):
-        section = read_config(Path(model), [*(changes or []), *options.as_changes()], limit).model
+        section = read_config(Path(model), given, limit).model
         if not as_json and launch().speaks:
             typer.echo("add --probe to time this CONFIG's stages and see what they keep", err=True)
     elif changes or limit is not None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast, get_args
@@ -199,17 +200,21 @@ class Stats:
         return stats
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """A statistics file and what its header says; what cannot be read is a `StoreError`."""
     try:
         with safe_open(path, framework="pt") as file:
-            schema = json.loads((file.metadata() or {}).get("schema", "{}"))
-            if schema.get("stats") not in {1, SCHEMA_VERSION}:
-                raise StoreError(
-                    f"{path} has schema {schema}, expected stats 1 or {SCHEMA_VERSION}."
-                )
-            return schema, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            yield file, json.loads((file.metadata() or {}).get("schema", "{}"))
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise StoreError(f"{path} cannot be read as statistics ({error}).") from error
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    with _opened(path) as (file, schema):
+        if schema.get("stats") not in {1, SCHEMA_VERSION}:
+            raise StoreError(f"{path} has schema {schema}, expected stats 1 or {SCHEMA_VERSION}.")
+        return schema, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
 def progress_of(path: Path) -> dict[str, Any] | None:
@@ -218,10 +223,6 @@ def progress_of(path: Path) -> dict[str, Any] | None:
     Raises:
         StoreError: the file is no statistics file.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            schema = json.loads((file.metadata() or {}).get("schema", "{}"))
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise StoreError(f"{path} cannot be read as statistics ({error}).") from error
-    progress: dict[str, Any] | None = schema.get("progress")
-    return progress
+    with _opened(path) as (_, schema):
+        progress: dict[str, Any] | None = schema.get("progress")
+        return progress

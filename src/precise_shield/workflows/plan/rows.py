@@ -96,9 +96,11 @@ def check_lengths(run: Run) -> None:
     """
     section, loaded = run.config.evaluate, run.loaded
     rows = run.data.examples
-    tested = [row for row in rows if row.split == section.split]
-    require_room(loaded, rows, lengths(loaded, rows))
-    require_room(loaded, tested, lengths(loaded, tested) if tested else [], section.max_new_tokens)
+    sizes = lengths(loaded, rows)
+    require_room(loaded, rows, sizes)
+    tested = [place for place, row in enumerate(rows) if row.split == section.split]
+    asked, long = [rows[i] for i in tested], [sizes[i] for i in tested]
+    require_room(loaded, asked, long, section.max_new_tokens)
 
 
 def warn_of_control_tokens(run: Run) -> None:
@@ -120,8 +122,8 @@ def warn_of_control_tokens(run: Run) -> None:
         f" {row.id!r} with {token}: it is read as that token, not as words"
     )
     if told not in run.warnings:
-        run.warnings.append(told)
         run.reporter.say(f"warning: {told}")
+    run.warn(told)
 
 
 def _missing(there: set[Harm], needed: tuple[Harm, ...]) -> list[str]:

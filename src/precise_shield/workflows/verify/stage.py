@@ -47,7 +47,9 @@ def _imbalance(run: Run) -> dict[str, float]:
     surgery = Surgery(run)
     chosen = surgery.atlas.neurons
     few = surgery.random(chosen, min(LOOKED_AT, run.config.verify.random_sets), CONTROL_SEED)
-    gaps = imbalance(chosen, few, surgery.matched) if few else [nan] * len(MATCHED_ON)
+    if not few:
+        return {}
+    gaps = imbalance(chosen, few, surgery.matched)
     return {name: round(gap, 3) for name, gap in zip(MATCHED_ON, gaps, strict=True) if gap == gap}
 
 
