@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -57,14 +57,22 @@ class Study:
 
 def trial(run: Run, plan: Plan, rate: float) -> Row:
     """One training, measured on validation prompts."""
-    settings = replace(configured(run), learning_rate=rate)
+
+    def read(where: State) -> Row:
+        found, _ = standing(run, where, validation_prompts(run))
+        return found.model_dump(exclude={"condition", "contrast"})
+
+    return attempt(run, plan, rate, read)
+
+
+def attempt(run: Run, plan: Plan, rate: float, read: Callable[[State], Row]) -> Row:
+    """One training and what is read of it; a note where its loss did not stay finite."""
+    row: Row = {"arm": plan.condition.name, "rate": rate}
     try:
-        arm = make(run, plan, settings)
+        arm = make(run, plan, replace(configured(run), learning_rate=rate))
     except NumericError as error:
-        return {"arm": plan.condition.name, "rate": rate, "note": str(error)[:60]}
-    found, _ = standing(run, aligned_state(arm), validation_prompts(run))
-    row = found.model_dump(exclude={"condition", "contrast"})
-    return {"arm": plan.condition.name, "rate": rate, **row, **size(arm)}
+        return {**row, "note": str(error)[:60]}
+    return {**row, **read(aligned_state(arm)), **size(arm)}
 
 
 def size(arm: Arm) -> Row:

@@ -35,7 +35,7 @@ from pathlib import Path
 import numpy as np
 
 from precise_shield import api
-from precise_shield.core.errors import NumericError, UserError
+from precise_shield.core.errors import UserError
 from precise_shield.core.records import Example, Response, read_rows
 from precise_shield.core.sites import NeuronSet, Site
 from precise_shield.core.store import read_json
@@ -47,7 +47,7 @@ from precise_shield.workflows.align.conditions import aligned_state
 from precise_shield.workflows.align.plans import Plan, plans
 from precise_shield.workflows.align.validation import validation_prompts
 from precise_shield.workflows.answer.judging import drift
-from precise_shield.workflows.answer.states import base_state, respond
+from precise_shield.workflows.answer.states import State, base_state, respond
 from precise_shield.workflows.base.context import Run
 
 HERE = Path(__file__).parent
@@ -57,6 +57,7 @@ from basis import (  # noqa: E402
     RATES,
     SEEDS,
     Study,
+    attempt,
     best,
     settled,
     size,
@@ -200,14 +201,13 @@ def at_like_cost(study: Study, starts: Mapping[str, float | None]) -> Iterator[R
 
 def moved(run: Run, plan: Plan, rate: float) -> Row:
     """One training, and the benign KL it costs on validation prompts; nothing is judged."""
-    row: Row = {"arm": plan.condition.name, "rate": rate}
-    try:
-        arm = make(run, plan, replace(configured(run), learning_rate=rate))
-    except NumericError as error:
-        return {**row, "note": str(error)[:60]}
-    prompts = validation_prompts(run)
-    said = {each.example: each.text for each in respond(run, base_state(), prompts)}
-    return {**row, "benign_kl": drift(run, aligned_state(arm), prompts, said), **size(arm)}
+
+    def read(where: State) -> Row:
+        prompts = validation_prompts(run)
+        said = {each.example: each.text for each in respond(run, base_state(), prompts)}
+        return {"benign_kl": drift(run, where, prompts, said)}
+
+    return attempt(run, plan, rate, read)
 
 
 def approached(run: Run, plan: Plan, rate: float, aim: float) -> Iterator[Row]:
@@ -279,8 +279,7 @@ def on_test(study: Study, rate: float, seeds: Sequence[int], trainings: Training
     """Trainings of an arm on test prompts, a row each; what they say is added to `trainings`."""
     for seed in seeds:
         run, made = settled(study, seed)
-        plan = made[f"random-rows-{seed}" if trainings.name == "random-rows" else trainings.name]
-        arm = make(run, plan, replace(configured(run), learning_rate=rate))
+        arm = make(run, made[trainings.name], replace(configured(run), learning_rate=rate))
         row = trainings.add(run, arm, test_prompts(run))
         yield {"split": "test", "rate": rate, "seed": seed, **row, **size(arm)}
 
